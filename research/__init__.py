@@ -1,0 +1,1 @@
+"""Causal, masked and prefix language models with one sharded training step."""

@@ -1,0 +1,384 @@
+"""`Experiment`: the typed tree that a config file returns.
+
+A file in `configs/` is a Python function `get_config() -> Experiment`; a variant is a `dataclasses.replace` of another.
+Every field can be set from the command line by its path (`--optimizer.learning-rate 3e-4`). `research/command_line.py`
+reads files and overrides, `validate` checks the tree as a whole, and `save`/`load` keep it as JSON in a run folder.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import cattrs
+from cattrs.strategies import configure_tagged_union
+
+from research.errors import InputError
+
+
+@dataclass(frozen=True)
+class RotaryScaling:
+    """Longer contexts for rotary positions: `linear` divides every frequency by `factor`; `llama3` only the low ones
+    (Llama 3.1, as in `transformers`' `_compute_llama3_parameters`)."""
+
+    kind: Literal["linear", "llama3"] = "llama3"
+    factor: float = 8.0  # how many times longer than the original context
+    low_frequency: float = 1.0  # llama3: wavelengths above original_length / low_frequency are divided by factor
+    high_frequency: float = 4.0  # llama3: wavelengths below original_length / high_frequency are kept
+    original_length: int = 8192  # llama3: the context length of the original training
+
+
+@dataclass(frozen=True)
+class Model:
+    """One Transformer stack. `research/models/families.py` has the published settings by name."""
+
+    vocabulary: int | None = None  # number of token ids; None: the tokenizer's, rounded up to a multiple of 128
+    width: int = 256  # of the residual stream
+    depth: int = 4  # layers (of the decoder, in an encoder-decoder)
+    encoder_depth: int = 0  # layers of the encoder; 0 means that there is none
+    heads: int = 4  # query heads
+    kv_heads: int | None = None  # key and value heads, shared by groups of query heads; None: as many as heads
+    head_width: int | None = None  # None: width / heads
+    mlp_width: int | None = None  # None: 4 * width
+    positions: Literal["learned", "rotary", "relative", "none"] = "rotary"  # relative: T5's bias by distance buckets
+    max_positions: int | None = None  # rows of the learned position table; None: as long as the data
+    position_offset: int = 0  # learned positions start at this row of the table (RoBERTa: 2)
+    rotary_theta: float = 10_000.0  # base wavelength of rotary positions
+    rotary_scaling: RotaryScaling | None = None  # stretch rotary positions to longer contexts
+    relative_buckets: int = 32  # buckets of the relative position bias
+    relative_distance: int = 128  # distances from here on share the last bucket
+    norm: Literal["layernorm", "rmsnorm"] = "rmsnorm"  # kind of normalisation
+    norm_epsilon: float = 1e-6  # added to the variance
+    norm_bias: bool = False  # layernorm: a learned shift beside the scale
+    norm_placement: Literal["pre", "post"] = "pre"  # before each block, or after its residual sum (BERT)
+    embedding_norm: bool = False  # normalise the embeddings (BERT)
+    token_types: int = 0  # rows of BERT's token type table; the first row is added everywhere
+    activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "silu"  # of the MLP
+    gated: bool = True  # multiply the activation by a second projection (SwiGLU, gated GELU)
+    qkv_bias: bool = False  # biases of the query, key and value projections
+    attention_bias: bool = False  # bias of the attention's output projection
+    mlp_bias: bool = False  # biases of the MLP
+    qk_norm: bool = False  # RMS-normalise queries and keys by head (Qwen3)
+    attention_scale: float | None = None  # factor on query-key products; None: head_width ** -0.5 (T5: 1)
+    tied: bool = True  # the output layer is the embedding table
+    logits_scale: float = 1.0  # factor on the logits (T5 v1.0: width ** -0.5)
+    head_bias: bool = False  # bias of the output layer (BERT)
+    head_transform: bool = False  # dense, activation and norm before the output layer (BERT)
+    dropout: float = 0.0  # rate on embeddings, attention probabilities and both residual branches
+    initial_scale: float | None = 0.02  # standard deviation of the initial kernels; None: fan_in ** -0.5
+    embedding_scale: float = 0.02  # standard deviation of the initial embeddings
+    unroll: int = 1  # layers per iteration of the loop over layers: 1 compiles fastest, depth can run fastest
+    remat: Literal["none", "dots", "full"] = "none"  # keep every activation, only matrix products, or only layer inputs
+    attention: Literal["auto", "plain", "cudnn"] = (
+        "auto"  # implementation; auto: the fastest right one for the platform
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """What every objective has: where its documents come from and how much they count."""
+
+    name: str  # in metrics and results
+    rate: float = 1.0  # share of the rows of a batch, relative to the other objectives
+    weight: float = 1.0  # factor on the loss of its tokens
+    source: str | None = None  # where its documents come from; None: data.source
+    mode: str | None = None  # a token put before every example to name the objective (UL2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Causal(Stream):
+    """Predict each token from those before it (GPT-2)."""
+
+    name: str = "causal"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masked(Stream):
+    """Predict hidden tokens from both sides (BERT): of the chosen tokens 80 % become the mask, 10 % a random token,
+    10 % stay; another choice every epoch."""
+
+    name: str = "masked"
+    mask_rate: float = 0.15  # share of tokens to predict
+    whole_words: bool = False  # choose all pieces of a word together
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefix(Stream):
+    """Predict the rest of a document from a prefix that is seen from both sides; the split is uniformly random."""
+
+    name: str = "prefix"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpanCorruption(Stream):
+    """Replace random spans by sentinels in the input; predict the spans (T5, section 3.1.4)."""
+
+    name: str = "span_corruption"
+    noise_rate: float = 0.15  # share of tokens to hide
+    mean_span: float = 3.0  # mean number of tokens in a hidden span
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextToText(Stream):
+    """Predict the second field of a pair from the first (T5's "translate English to French: …")."""
+
+    name: str = "text_to_text"
+    prefix: str = ""  # text put before every input
+
+
+Objective = Causal | Masked | Prefix | SpanCorruption | TextToText
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is read, and how it becomes batches. `research/data/sources.py` lists the forms of a source."""
+
+    # python-docs | text:GLOB | jsonl:GLOB#FIELD | parquet:GLOB#COLUMN | tfds:NAME/CONFIG:SPLIT#FIELD | tokens:FILE;
+    # two fields (#INPUT,TARGET) make pairs
+    source: str = "python-docs"
+    held_out: float | str = 0.05  # the last fraction of the documents (of the text, where there is one), or a source
+    # bytes | characters | train:PIECES (sentencepiece, trained on the source) | a file or folder of a tokenizer
+    tokenizer: str = "train:4096"
+    length: int = 128  # tokens in a row of a batch
+    source_length: int | None = None  # of the encoder's rows, in an encoder-decoder; None: length
+    batch: int = 16  # rows in a step's batch, over all hosts
+    workers: int = 0  # processes that prepare batches ahead; 0: a thread of the main process
+    cache: str | None = None  # where prepared token stores are kept; None: ~/.cache/research
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """An optax optimizer; the learning rate is its peak, `Schedule` its course."""
+
+    name: Literal["adamw", "adafactor", "muon", "lion"] = "adamw"  # muon: matrices by Muon, everything else by AdamW
+    learning_rate: float = 1e-3  # peak
+    weight_decay: float = 0.1  # on matrices and embeddings, never on norms and biases
+    b1: float = 0.9  # decay of the first moment
+    b2: float = 0.95  # decay of the second moment (muon: only of its AdamW part)
+    epsilon: float = 1e-8  # added to the root of the second moment (adamw, muon)
+    clip: float = 1.0  # largest norm of the whole gradient; 0: not clipped
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long training lasts, and the course of the learning rate."""
+
+    steps: int = 1000  # optimizer steps
+    name: Literal["cosine", "stable_decay", "inverse_square_root", "linear"] = (
+        "cosine"  # stable_decay: warmup-stable-decay
+    )
+    warmup: int = 100  # steps of linear rise
+    decay: int | None = None  # stable_decay: length of the final fall in steps; None: a fifth of all
+    final: float = 0.1  # last learning rate, as a share of the peak (not inverse_square_root)
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Sizes of the device mesh; -1 takes what is left. `rules` maps the model's logical axes to it."""
+
+    data: int = -1  # copies of the model, each with its rows of the batch
+    fsdp: int = 1  # rows too, but parameters and optimizer state are split as well
+    tensor: int = 1  # heads, MLP and vocabulary are split
+    rules: tuple[tuple[str, tuple[str, ...]], ...] = (
+        ("batch", ("data", "fsdp")),
+        ("embed", ("fsdp",)),
+        ("heads", ("tensor",)),
+        ("kv_heads", ("tensor",)),
+        ("mlp", ("tensor",)),
+        ("vocab", ("tensor",)),
+    )  # logical axis -> mesh axes; a logical axis that is not named here is not split
+
+
+@dataclass(frozen=True)
+class Step:
+    """How the gradient of a batch is computed."""
+
+    accumulation: int = 1  # microbatches of a step, weighted by their tokens; must divide the batch
+    compute: Literal["float32", "bfloat16"] = "float32"  # of activations; parameters and optimizer stay float32
+    z_loss: float = 0.0  # factor on the squared log-partition (PaLM: 1e-4)
+    loss_chunk: int = 16_384  # tokens whose logits exist at once
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """When a run is saved, and what is kept."""
+
+    every: int = 1000  # steps between checkpoints; the last step is always saved
+    keep_last: int = 2  # most recent checkpoints that are kept
+    keep_every: int | None = None  # also keep every checkpoint at a multiple of this step
+    keep_best: bool = False  # also keep the one with the lowest held-out loss
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Held-out loss during and after training."""
+
+    every: int = 500  # steps between evaluations; 0: only at the end
+    batches: int = 16  # batches of an evaluation during training; the one at the end reads all held-out data
+    final_batches: int | None = None  # bound on the evaluation at the end; None: all held-out data
+    samples: bool = True  # write a sample for each objective at the end
+
+
+@dataclass(frozen=True)
+class Logging:
+    """Where metrics go, beside `metrics.jsonl`."""
+
+    every: int = 10  # steps between lines
+    tensorboard: bool = True  # event files in the run folder
+    wandb: str | None = None  # Weights & Biases project; None: not used
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that defines a run."""
+
+    model: Model = field(default_factory=Model)
+    objectives: tuple[Objective, ...] = (Causal(),)
+    data: Data = field(default_factory=Data)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    mesh: Mesh = field(default_factory=Mesh)
+    step: Step = field(default_factory=Step)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    logging: Logging = field(default_factory=Logging)
+    seed: int = 0  # of everything random: initial parameters, order of the data, masks, dropout
+
+
+_converter = cattrs.Converter(forbid_extra_keys=True)
+configure_tagged_union(Objective, _converter, tag_name="objective")
+_converter.register_structure_hook(float | str, lambda value, _: value)
+
+
+def to_dict(experiment: Experiment) -> dict[str, Any]:
+    """The tree as plain JSON types; an objective carries its class as `objective`."""
+    return _converter.unstructure(experiment)
+
+
+def from_dict(tree: dict[str, Any]) -> Experiment:
+    """The inverse of `to_dict`. Raises InputError with the path of every wrong field."""
+    try:
+        return _converter.structure(tree, Experiment)
+    except (cattrs.BaseValidationError, TypeError, ValueError) as error:
+        raise InputError("not an experiment: " + "; ".join(cattrs.transform_error(error, path="experiment"))) from error
+
+
+def save(experiment: Experiment, path: Path, **facts: Any) -> None:
+    """Writes the experiment as JSON, with `facts` (versions, hardware) beside it."""
+    path.write_text(json.dumps({"experiment": to_dict(experiment), **facts}, indent=2) + "\n")
+
+
+def load(path: Path) -> Experiment:
+    """Reads what `save` wrote. Raises InputError if the file is missing or is not an experiment."""
+    try:
+        return from_dict(json.loads(path.read_text())["experiment"])
+    except (OSError, KeyError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} is not a saved experiment: {error}") from error
+
+
+def resolve(model: Model, vocabulary: int, length: int) -> Model:
+    """Fills every `None` of a model that follows from the others: `vocabulary` is the tokenizer's size, `length` the
+    longest row."""
+    return dataclasses.replace(
+        model,
+        vocabulary=model.vocabulary or -(-vocabulary // 128) * 128,
+        kv_heads=model.kv_heads or model.heads,
+        head_width=model.head_width or model.width // model.heads,
+        mlp_width=model.mlp_width or 4 * model.width,
+        max_positions=model.max_positions or length + model.position_offset,
+        attention_scale=model.attention_scale or (model.head_width or model.width // model.heads) ** -0.5,
+    )
+
+
+def validate(experiment: Experiment) -> None:
+    """Checks what can be known before the data is read and the devices are asked.
+
+    Raises:
+      InputError: naming every wrong field, its value and what would work.
+    """
+    model, data, schedule = experiment.model, experiment.data, experiment.schedule
+    kv_heads = model.kv_heads or model.heads
+    names = [objective.name for objective in experiment.objectives]
+    rows_only = [o.name for o in experiment.objectives if isinstance(o, Causal | Masked)]
+    rules = [
+        (model.width > 0 and model.depth > 0 and model.heads > 0, "model", "width, depth and heads must be positive"),
+        (
+            model.head_width is not None or model.width % model.heads == 0,
+            "model.heads",
+            f"{model.heads} heads do not divide width {model.width}; choose a divisor or set model.head_width",
+        ),
+        (
+            model.heads % kv_heads == 0,
+            "model.kv_heads",
+            f"{kv_heads} does not divide model.heads = {model.heads}",
+        ),
+        (
+            model.positions != "rotary" or (model.head_width or model.width // model.heads) % 2 == 0,
+            "model.head_width",
+            "rotary positions rotate pairs: the head width must be even",
+        ),
+        (
+            model.positions != "learned"
+            or model.max_positions is None
+            or max(data.length, data.source_length or 0) + model.position_offset <= model.max_positions,
+            "data.length",
+            f"{data.length} is longer than the {model.max_positions} learned positions of the model",
+        ),
+        (0 <= model.dropout < 1, "model.dropout", f"{model.dropout} is not in [0, 1)"),
+        (model.norm == "layernorm" or not model.norm_bias, "model.norm_bias", "rmsnorm has no bias"),
+        (model.unroll >= 1, "model.unroll", f"{model.unroll} must be at least 1"),
+        (len(experiment.objectives) > 0, "objectives", "at least one is needed"),
+        (len(set(names)) == len(names), "objectives", f"names must differ, not {names}"),
+        (
+            not (model.encoder_depth and rows_only),
+            "objectives",
+            f"{rows_only} have no source side; an encoder-decoder trains on Prefix, SpanCorruption or TextToText",
+        ),
+        (data.length >= 2, "data.length", f"{data.length} is too short"),
+        (data.batch >= 1, "data.batch", f"{data.batch} must be at least 1"),
+        (
+            isinstance(data.held_out, str) or 0 < data.held_out < 1,
+            "data.held_out",
+            f"{data.held_out} is neither a source nor a fraction between 0 and 1",
+        ),
+        (
+            experiment.step.accumulation >= 1 and data.batch % experiment.step.accumulation == 0,
+            "step.accumulation",
+            f"{experiment.step.accumulation} does not divide data.batch = {data.batch}",
+        ),
+        (schedule.steps >= 1, "schedule.steps", f"{schedule.steps} must be at least 1"),
+        (
+            0 <= schedule.warmup <= schedule.steps,
+            "schedule.warmup",
+            f"{schedule.warmup} is not between 0 and schedule.steps = {schedule.steps}",
+        ),
+        (experiment.optimizer.learning_rate > 0, "optimizer.learning_rate", "must be positive"),
+        (experiment.checkpoint.every >= 1, "checkpoint.every", "must be at least 1"),
+        (experiment.checkpoint.keep_last >= 1, "checkpoint.keep_last", "must be at least 1: a run resumes from it"),
+        (experiment.logging.every >= 1, "logging.every", "must be at least 1"),
+        (
+            min(experiment.mesh.data, experiment.mesh.fsdp, experiment.mesh.tensor) >= -1
+            and 0 not in (experiment.mesh.data, experiment.mesh.fsdp, experiment.mesh.tensor),
+            "mesh",
+            "sizes are positive, or -1 for what is left",
+        ),
+        *((o.rate > 0, f"objectives.{o.name}.rate", f"{o.rate} must be positive") for o in experiment.objectives),
+        *(
+            (0 < o.mask_rate < 1, f"objectives.{o.name}.mask_rate", f"{o.mask_rate} is not between 0 and 1")
+            for o in experiment.objectives
+            if isinstance(o, Masked)
+        ),
+        *(
+            (
+                0 < o.noise_rate < 1 and o.mean_span >= 1,
+                f"objectives.{o.name}",
+                f"noise_rate {o.noise_rate} must be between 0 and 1 and mean_span {o.mean_span} at least 1",
+            )
+            for o in experiment.objectives
+            if isinstance(o, SpanCorruption)
+        ),
+    ]
+    wrong = [f"{name}: {message}" for holds, name, message in rules if not holds]
+    if wrong:
+        raise InputError("the experiment cannot run:\n  " + "\n  ".join(wrong))

@@ -1,0 +1,101 @@
+"""The batch contract: everything in which training objectives differ, as arrays."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple, Optional
+
+import numpy as np
+
+
+class Batch(NamedTuple):
+    """What a training step reads. Every array is `[batch, length]`.
+
+    The one attention rule: a query sees a key when both are in the same segment and `levels[key] <= levels[query]`.
+    Segments are contiguous, and levels never decrease within one. In an encoder-decoder batch, `source` is what the
+    encoder reads, in the same form; a query of the decoder sees every source token of its own segment.
+    """
+
+    tokens: np.ndarray  # int32: what the model reads
+    targets: np.ndarray  # int32: what it must predict there
+    weights: np.ndarray  # float32: how much that place counts in the loss; 0: not trained
+    positions: np.ndarray  # int32: place within its own document, from 0
+    segments: np.ndarray  # int32: which document of the row, from 1; 0: padding
+    levels: np.ndarray  # int32: visibility
+    source: Optional["Batch"] = None
+
+
+class Example(NamedTuple):
+    """One document as an objective shows it: arrays `[places]`, which a row of a batch takes as one segment."""
+
+    tokens: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray
+    levels: np.ndarray
+    source: np.ndarray | None = None  # what the encoder reads, in an encoder-decoder
+
+
+class Vocabulary(NamedTuple):
+    """What objectives know of a tokenizer. Ids that a tokenizer does not have are None or empty."""
+
+    size: int
+    bos: int | None = None  # begins a document
+    eos: int | None = None  # ends a document
+    mask: int | None = None  # hides a token
+    sentinels: tuple[int, ...] = ()  # hide spans, in the order of their use
+    modes: Mapping[str, int] = MappingProxyType({})  # name of an objective's mode -> its token
+    starts_word: np.ndarray | None = None  # bool [size]: this id begins a word
+    special: frozenset[int] = frozenset()  # never hidden, never a random replacement
+
+
+def join(inputs: np.ndarray, outputs: np.ndarray, start: int | None) -> Example:
+    """Predict `outputs` from `inputs`.
+
+    With `start` None, both stand in one row, where inputs (at least one) see each other from both sides and outputs
+    see what precedes them. Otherwise inputs are the source side, and the decoder begins by reading `start`.
+    """
+    if start is not None:
+        tokens = np.concatenate([np.array([start], outputs.dtype), outputs[:-1]])
+        return Example(
+            tokens, outputs, np.ones(len(tokens), np.float32), np.arange(len(tokens), dtype=np.int32), inputs
+        )
+    tokens = np.concatenate([inputs, outputs[:-1]])
+    targets = np.concatenate([inputs[1:], outputs])
+    order = np.arange(len(tokens)) - (len(inputs) - 1)
+    return Example(tokens, targets, (order >= 0).astype(np.float32), np.maximum(order, 0).astype(np.int32))
+
+
+def row(examples: list[Example], length: int, source_length: int | None = None) -> Batch:
+    """One row of a batch, arrays `[length]`: the examples one after the other as segments 1, 2, …, then padding.
+    `source_length` is given for the examples of an encoder-decoder. Raises ValueError if they do not fit."""
+    places = [len(example.tokens) for example in examples]
+
+    def fill(parts: list[np.ndarray], size: int, dtype: type) -> np.ndarray:
+        out = np.zeros(size, dtype)
+        joined = np.concatenate(parts) if parts else out[:0]
+        if len(joined) > size:
+            raise ValueError(f"{len(joined)} places do not fit into a row of {size}")
+        out[: len(joined)] = joined
+        return out
+
+    def side(sizes: list[int], size: int, **parts: list[np.ndarray]) -> dict[str, np.ndarray]:
+        segments = [np.full(count, number) for number, count in enumerate(sizes, start=1)]
+        fields = {"positions": [np.arange(count) for count in sizes], "segments": segments, **parts}
+        return {name: fill(part, size, np.float32 if name == "weights" else np.int32) for name, part in fields.items()}
+
+    source = None
+    if source_length is not None:
+        read = [example.source for example in examples if example.source is not None]
+        nothing = [np.zeros(len(part)) for part in read]
+        sides = side(
+            [len(part) for part in read], source_length, tokens=read, targets=read, weights=nothing, levels=nothing
+        )
+        source = Batch(**sides)
+    names = ("tokens", "targets", "weights", "levels")
+    fields = {name: [getattr(example, name) for example in examples] for name in names}
+    return Batch(**side(places, length, **fields), source=source)
+
+
+def stack(rows: list[Batch]) -> Batch:
+    """Rows `[length]` to a batch `[batch, length]`."""
+    source = stack([row.source for row in rows if row.source is not None]) if rows[0].source is not None else None
+    return Batch(*(np.stack(field) for field in zip(*(row[:-1] for row in rows), strict=True)), source=source)

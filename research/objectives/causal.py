@@ -1,0 +1,18 @@
+"""Next-token prediction."""
+
+import numpy as np
+
+from research.objectives.batch import Example, join
+
+
+def example(piece: np.ndarray) -> Example:
+    """`piece` of n >= 2 tokens becomes n - 1 places: each predicts its successor and sees what precedes it, and itself."""
+    places = len(piece) - 1
+    return Example(piece[:-1], piece[1:], np.ones(places, np.float32), np.arange(places, dtype=np.int32))
+
+
+def prefix_example(piece: np.ndarray, key: tuple[int, ...], start: int | None) -> Example:
+    """A random split of `piece` (n >= 2 tokens): the first part, of 1 to n - 1 tokens, is input and the rest is output
+    (T5, section 3.2.1: prefix language modelling). For `start`, see `join`."""
+    split = np.random.default_rng(key).integers(1, len(piece))
+    return join(piece[:split], piece[split:], start)
