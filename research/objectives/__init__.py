@@ -12,7 +12,7 @@ __all__ = ["Batch", "Example", "Vocabulary", "example", "join", "overlap", "plac
 
 def example(
     objective: config.Objective,
-    piece: np.ndarray | tuple[np.ndarray, np.ndarray],
+    parts: tuple[np.ndarray, ...],
     key: tuple[int, ...],
     vocabulary: Vocabulary,
     encoder_decoder: bool,
@@ -21,7 +21,7 @@ def example(
 
     Args:
       objective: which; its `weight` is in the weights of the result.
-      piece: int32 `[n]`, or a pair (input, output) for TextToText.
+      parts: one array of tokens, int32 `[n]`; for TextToText two: input and output.
       key: integers; the same key gives the same example.
       vocabulary: special ids, as far as the objective needs them (see `require`).
       encoder_decoder: whether inputs go to a source side.
@@ -29,15 +29,15 @@ def example(
     start = (vocabulary.bos or 0) if encoder_decoder else None
     match objective:
         case config.Causal():
-            shown = causal.example(piece)
+            shown = causal.example(parts[0])
         case config.Masked(mask_rate=rate, whole_words=whole_words):
-            shown = masked.example(piece, key, vocabulary, rate, whole_words)
+            shown = masked.example(parts[0], key, vocabulary, rate, whole_words)
         case config.Prefix():
-            shown = causal.prefix_example(piece, key, start)
+            shown = causal.prefix_example(parts[0], key, start)
         case config.SpanCorruption(noise_rate=rate, mean_span=span):
-            shown = span_corruption.example(piece, key, vocabulary, rate, span, start)
+            shown = span_corruption.example(parts[0], key, vocabulary, rate, span, start)
         case config.TextToText():
-            shown = join(*piece, start)
+            shown = join(parts[0], parts[1], start)
     if objective.mode is not None:
         shown = _with_mode(shown, vocabulary.modes[objective.mode])
     return shown._replace(weights=shown.weights * np.float32(objective.weight))

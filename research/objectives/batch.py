@@ -1,7 +1,7 @@
 """The batch contract: everything in which training objectives differ, as arrays."""
 
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple, Optional
 
 import numpy as np
@@ -34,7 +34,8 @@ class Example(NamedTuple):
     source: np.ndarray | None = None  # what the encoder reads, in an encoder-decoder
 
 
-class Vocabulary(NamedTuple):
+@dataclass(frozen=True)
+class Vocabulary:
     """What objectives know of a tokenizer. Ids that a tokenizer does not have are None or empty."""
 
     size: int
@@ -42,7 +43,7 @@ class Vocabulary(NamedTuple):
     eos: int | None = None  # ends a document
     mask: int | None = None  # hides a token
     sentinels: tuple[int, ...] = ()  # hide spans, in the order of their use
-    modes: Mapping[str, int] = MappingProxyType({})  # name of an objective's mode -> its token
+    modes: dict[str, int] = field(default_factory=dict)  # name of an objective's mode -> its token
     starts_word: np.ndarray | None = None  # bool [size]: this id begins a word
     special: frozenset[int] = frozenset()  # never hidden, never a random replacement
 
@@ -64,7 +65,7 @@ def join(inputs: np.ndarray, outputs: np.ndarray, start: int | None) -> Example:
     return Example(tokens, targets, (order >= 0).astype(np.float32), np.maximum(order, 0).astype(np.int32))
 
 
-def row(examples: list[Example], length: int, source_length: int | None = None) -> Batch:
+def row(examples: Sequence[Example], length: int, source_length: int | None = None) -> Batch:
     """One row of a batch, arrays `[length]`: the examples one after the other as segments 1, 2, …, then padding.
     `source_length` is given for the examples of an encoder-decoder. Raises ValueError if they do not fit."""
     places = [len(example.tokens) for example in examples]
@@ -89,13 +90,16 @@ def row(examples: list[Example], length: int, source_length: int | None = None) 
         sides = side(
             [len(part) for part in read], source_length, tokens=read, targets=read, weights=nothing, levels=nothing
         )
-        source = Batch(**sides)
+        source = Batch(**sides)  # type: ignore[arg-type]
     names = ("tokens", "targets", "weights", "levels")
     fields = {name: [getattr(example, name) for example in examples] for name in names}
-    return Batch(**side(places, length, **fields), source=source)
+    return Batch(**side(places, length, **fields))._replace(source=source)  # type: ignore[arg-type]
 
 
-def stack(rows: list[Batch]) -> Batch:
+def stack(rows: Sequence[Batch]) -> Batch:
     """Rows `[length]` to a batch `[batch, length]`."""
     source = stack([row.source for row in rows if row.source is not None]) if rows[0].source is not None else None
-    return Batch(*(np.stack(field) for field in zip(*(row[:-1] for row in rows), strict=True)), source=source)
+    tokens, targets, weights, positions, segments, levels = (
+        np.stack(arrays) for arrays in list(zip(*rows, strict=True))[:6]
+    )
+    return Batch(tokens, targets, weights, positions, segments, levels, source)

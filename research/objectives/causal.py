@@ -6,7 +6,7 @@ from research.objectives.batch import Example, join
 
 
 def example(piece: np.ndarray) -> Example:
-    """`piece` of n >= 2 tokens becomes n - 1 places: each predicts its successor and sees what precedes it, and itself."""
+    """`piece` of n >= 2 tokens becomes n - 1 places: each sees itself and what precedes it."""
     places = len(piece) - 1
     return Example(piece[:-1], piece[1:], np.ones(places, np.float32), np.arange(places, dtype=np.int32))
 
