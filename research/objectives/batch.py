@@ -71,7 +71,7 @@ def row(examples: Sequence[Example], length: int, source_length: int | None = No
     places = [len(example.tokens) for example in examples]
 
     def fill(parts: list[np.ndarray], size: int, dtype: type) -> np.ndarray:
-        out = np.zeros(size, dtype)
+        out: np.ndarray = np.zeros(size, dtype)
         joined = np.concatenate(parts) if parts else out[:0]
         if len(joined) > size:
             raise ValueError(f"{len(joined)} places do not fit into a row of {size}")
