@@ -33,16 +33,16 @@ class RotaryScaling:
 class Model:
     """One Transformer stack. `research/models/families.py` has the published settings by name."""
 
-    vocabulary: int | None = None  # number of token ids; None: the tokenizer's, rounded up to a multiple of 128
+    vocabulary: int = 0  # number of token ids; 0: the tokenizer's, rounded up to a multiple of 128
     width: int = 256  # of the residual stream
     depth: int = 4  # layers (of the decoder, in an encoder-decoder)
     encoder_depth: int = 0  # layers of the encoder; 0 means that there is none
     heads: int = 4  # query heads
-    kv_heads: int | None = None  # key and value heads, shared by groups of query heads; None: as many as heads
-    head_width: int | None = None  # None: width / heads
-    mlp_width: int | None = None  # None: 4 * width
+    kv_heads: int = 0  # key and value heads, shared by groups of query heads; 0: as many as heads
+    head_width: int = 0  # 0: width / heads
+    mlp_width: int = 0  # 0: 4 * width
     positions: Literal["learned", "rotary", "relative", "none"] = "rotary"  # relative: T5's bias by distance buckets
-    max_positions: int | None = None  # rows of the learned position table; None: as long as the data
+    max_positions: int = 0  # rows of the learned position table; 0: as long as the data
     position_offset: int = 0  # learned positions start at this row of the table (RoBERTa: 2)
     rotary_theta: float = 10_000.0  # base wavelength of rotary positions
     rotary_scaling: RotaryScaling | None = None  # stretch rotary positions to longer contexts
@@ -60,7 +60,7 @@ class Model:
     attention_bias: bool = False  # bias of the attention's output projection
     mlp_bias: bool = False  # biases of the MLP
     qk_norm: bool = False  # RMS-normalise queries and keys by head (Qwen3)
-    attention_scale: float | None = None  # factor on query-key products; None: head_width ** -0.5 (T5: 1)
+    attention_scale: float = 0.0  # factor on query-key products; 0: head_width ** -0.5 (T5: 1)
     tied: bool = True  # the output layer is the embedding table
     logits_scale: float = 1.0  # factor on the logits (T5 v1.0: width ** -0.5)
     head_bias: bool = False  # bias of the output layer (BERT)
@@ -278,7 +278,7 @@ def load(path: Path) -> Experiment:
 
 
 def resolve(model: Model, vocabulary: int, length: int) -> Model:
-    """Fills every `None` of a model that follows from the others: `vocabulary` is the tokenizer's size, `length` the
+    """Fills every 0 of a model that follows from the others: `vocabulary` is the tokenizer's size, `length` the
     longest row."""
     return dataclasses.replace(
         model,
@@ -304,7 +304,7 @@ def validate(experiment: Experiment) -> None:
     rules = [
         (model.width > 0 and model.depth > 0 and model.heads > 0, "model", "width, depth and heads must be positive"),
         (
-            model.head_width is not None or model.width % model.heads == 0,
+            model.head_width > 0 or model.width % model.heads == 0,
             "model.heads",
             f"{model.heads} heads do not divide width {model.width}; choose a divisor or set model.head_width",
         ),
@@ -320,7 +320,7 @@ def validate(experiment: Experiment) -> None:
         ),
         (
             model.positions != "learned"
-            or model.max_positions is None
+            or model.max_positions == 0
             or max(data.length, data.source_length or 0) + model.position_offset <= model.max_positions,
             "data.length",
             f"{data.length} is longer than the {model.max_positions} learned positions of the model",

@@ -1,0 +1,135 @@
+"""The face of the models: pure functions of a resolved `config.Model`, a tree of parameters, and arrays.
+
+Only this folder imports Flax. Parameters are nested dictionaries of arrays in which the layers of a stack are one
+array with a leading axis.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from research.config import Model
+from research.models.attention import Visible
+from research.models.transformer import Cache, Context, Transformer
+from research.objectives.batch import Batch
+
+Params = dict[str, Any]
+
+__all__ = [
+    "Cache",
+    "Params",
+    "Visible",
+    "axes",
+    "decode",
+    "empty_cache",
+    "encode",
+    "hidden",
+    "init",
+    "inside",
+    "logits",
+    "output",
+]
+
+
+def init(config: Model, key: PRNGKeyArray) -> Params:
+    """Random float32 parameters."""
+    return nn.unbox(_init(config, key))
+
+
+def axes(config: Model) -> Any:
+    """The tree of `init` with the logical axis names of each parameter, e.g. ("layers", "embed", "mlp")."""
+    boxed = jax.eval_shape(lambda: _init(config, jax.random.key(0)))
+    return jax.tree.map(lambda box: box.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
+
+
+def hidden(
+    config: Model, params: Params, batch: Batch, key: PRNGKeyArray | None = None
+) -> Float[Array, "batch length width"]:
+    """The features of every place; logits are their product with `output`. Dropout is applied if `key` is given.
+    Activations have the dtype of the embeddings in `params`."""
+    return _apply(config, params, batch, rngs=None if key is None else {"dropout": key})
+
+
+def output(
+    config: Model, params: Params
+) -> tuple[Float[Array, "width vocabulary"], Float[Array, " vocabulary"] | None]:
+    """Kernel and bias of the output layer."""
+    kernel = params["embedding"].T if config.tied else params["output"]
+    return kernel, params.get("output_bias")
+
+
+def project(config: Model, params: Params, features: Float[Array, "... width"]) -> Float[Array, "... vocabulary"]:
+    """Features to float32 logits."""
+    kernel, bias = output(config, params)
+    scores = jnp.matmul(features, kernel, preferred_element_type=jnp.float32)
+    return scores if bias is None else scores + bias
+
+
+def logits(config: Model, params: Params, batch: Batch) -> Float[Array, "batch length vocabulary"]:
+    """Float32 logits of every place."""
+    return project(config, params, hidden(config, params, batch))
+
+
+def inside(config: Model, params: Params, batch: Batch) -> dict[str, Any]:
+    """What happens inside: per stack ("decoder", "encoder") the attention weights of each layer, float32
+    `[layers, batch, heads, queries, keys]`, and the residual stream after each, `[layers, batch, length, width]`."""
+    _, state = _apply(config, params, batch, mutable=["intermediates"])
+
+    def first(sown: tuple[Array, ...]) -> Array:
+        return sown[0]
+
+    return jax.tree.map(first, state["intermediates"], is_leaf=lambda leaf: isinstance(leaf, tuple))
+
+
+def encode(config: Model, params: Params, source: Batch) -> Float[Array, "batch source width"]:
+    """What the encoder of an encoder-decoder makes of the source side."""
+    return _apply(config, params, source, method="encode")
+
+
+def empty_cache(config: Model, batch: int, keys: int, dtype: Any = jnp.float32) -> Cache:
+    """Room for the keys and values of `keys` places in each row and layer."""
+    shape = (config.depth, batch, keys, config.kv_heads, config.head_width)
+    return {"key": jnp.zeros(shape, dtype), "value": jnp.zeros(shape, dtype)}
+
+
+def decode(
+    config: Model,
+    params: Params,
+    tokens: Int[Array, "batch new"],
+    slots: Int[Array, "batch new"],
+    seen: Visible,
+    cache: Cache,
+    source: tuple[Float[Array, "batch source width"] | None, Visible] | None = None,
+) -> tuple[Float[Array, "batch new width"], Cache]:
+    """Features of new tokens, one document a row, and the cache with their keys.
+
+    Args:
+      config: resolved.
+      params: as from `init`.
+      tokens: the new ones; several at once for a prompt, then one by one.
+      slots: their places in the document, which are also their slots in the cache.
+      seen: the interval of slots that each sees (its own included).
+      cache: from `empty_cache` or the last call.
+      source: for an encoder-decoder the result of `encode` (None from the second call on: its keys are in the cache)
+        and the interval of source places that each token sees.
+    """
+    context = Context(seen, slots=slots)
+    if source is not None:
+        context = context._replace(source=source[0], source_seen=source[1])
+    keys = cache["key"].shape[2]
+    return _apply(config, params, tokens, slots, slots, keys, context, cache, method="decode")
+
+
+def _apply(config: Model, params: Params, *arguments: Any, **settings: Any) -> Any:
+    return Transformer(config).apply({"params": params}, *arguments, **settings)
+
+
+def _init(config: Model, key: PRNGKeyArray) -> Params:
+    one = np.ones((1, 2), np.int32)
+    side = Batch(one, one, one, one, one, one)
+    batch = side._replace(source=side) if config.encoder_depth else side
+    return Transformer(config).init({"params": key}, batch)["params"]

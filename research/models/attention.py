@@ -1,0 +1,108 @@
+"""The one attention rule, and its implementations.
+
+A query sees a key when both are in the same segment and `levels[key] <= levels[query]`. Segments are contiguous and
+levels never decrease within one, so what a query sees is one interval of keys: two integers a query, derived once a
+batch. Every implementation takes those; none needs a `length x length` mask. Padding is a segment of its own, so that
+no query is left without a key.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+
+class Visible(NamedTuple):
+    """The keys that each query sees: those with `start <= index < end`."""
+
+    start: Int[Array, "batch queries"]
+    end: Int[Array, "batch queries"]
+
+
+def visible(segments: Int[Array, "batch length"], levels: Int[Array, "batch length"]) -> Visible:
+    """The one rule as intervals, for queries and keys of the same row."""
+    index = jnp.broadcast_to(jnp.arange(segments.shape[1]), segments.shape)
+    changes = segments[:, 1:] != segments[:, :-1]
+    edge = jnp.ones_like(segments[:, :1], bool)
+    begins = jnp.concatenate([edge, changes], axis=1)
+    start = lax.cummax(jnp.where(begins, index, 0), axis=1)
+    # keys of the same level as the query are seen too, so the interval ends where the run of equal levels ends
+    ends = jnp.concatenate([changes | (levels[:, 1:] != levels[:, :-1]), edge], axis=1)
+    end = lax.cummin(jnp.where(ends, index + 1, segments.shape[1]), axis=1, reverse=True)
+    return Visible(start, end)
+
+
+def visible_source(segments: Int[Array, "batch length"], source: Int[Array, "batch source"]) -> Visible:
+    """Cross-attention: every source token of the query's segment. Padding sees the source's padding, if any."""
+    last = jnp.iinfo(jnp.int32).max
+    source, segments = (jnp.where(side == 0, last, side) for side in (source, segments))
+    search = jax.vmap(jnp.searchsorted, in_axes=(0, 0))
+    start = search(source, segments)
+    return Visible(start, jnp.where(segments == last, source.shape[1], search(source, segments + 1)))
+
+
+def within(seen: Visible, index: Int[Array, "batch queries"], window: int) -> Visible:
+    """Of what is seen, the keys at most `window` places from the query's own `index` (sliding-window attention)."""
+    return Visible(jnp.maximum(seen.start, index - window), jnp.minimum(seen.end, index + window + 1))
+
+
+def mask(seen: Visible, keys: int) -> Bool[Array, "batch queries keys"]:
+    """The intervals as a mask: for pictures, and for implementations that take nothing better."""
+    index = jnp.arange(keys)
+    return (index >= seen.start[..., None]) & (index < seen.end[..., None])
+
+
+def attend(
+    query: Float[Array, "batch queries heads head"],
+    key: Float[Array, "batch keys kv_heads head"],
+    value: Float[Array, "batch keys kv_heads head"],
+    seen: Visible,
+    scale: float,
+    bias: Float[Array, "#batch heads queries keys"] | None,
+    implementation: str,
+) -> Float[Array, "batch queries heads head"]:
+    """Softmax attention over what each query sees.
+
+    `implementation` is "plain", "cudnn", or "auto": cuDNN on a GPU with 16-bit activations, else plain. Groups of
+    `heads / kv_heads` query heads share a key head.
+    """
+    if implementation == "auto":
+        half = query.dtype in (jnp.bfloat16, jnp.float16)
+        implementation = "cudnn" if half and jax.default_backend() == "gpu" else "plain"
+    if implementation == "cudnn":
+        allowed = mask(seen, key.shape[1])[:, None]
+        bias = None if bias is None else bias.astype(query.dtype)
+        return jax.nn.dot_product_attention(
+            query, key, value, bias=bias, mask=allowed, scale=scale, implementation="cudnn"
+        )
+    return combine(probabilities(query, key, seen, scale, bias), value)
+
+
+def probabilities(
+    query: Float[Array, "batch queries heads head"],
+    key: Float[Array, "batch keys kv_heads head"],
+    seen: Visible,
+    scale: float,
+    bias: Float[Array, "#batch heads queries keys"] | None,
+) -> Float[Array, "batch heads queries keys"]:
+    """Softmax in float32 of `scale * query . key + bias` over the keys that each query sees; exactly zero elsewhere."""
+    batch, queries, heads, width = query.shape
+    kv_heads = key.shape[2]
+    grouped = query.reshape(batch, queries, kv_heads, heads // kv_heads, width) * scale
+    scores = jnp.einsum("bqgrd,bkgd->bgrqk", grouped, key, preferred_element_type=jnp.float32)
+    scores = scores.reshape(batch, heads, queries, -1)
+    scores = scores if bias is None else scores + bias
+    # finite, so that a query that sees nothing (padding without padded source) gives no NaN
+    scores = jnp.where(mask(seen, key.shape[1])[:, None], scores, jnp.finfo(jnp.float32).min)
+    return jax.nn.softmax(scores, axis=-1)
+
+
+def combine(
+    weights: Float[Array, "batch heads queries keys"], value: Float[Array, "batch keys kv_heads head"]
+) -> Float[Array, "batch queries heads head"]:
+    """The values, averaged with the attention's weights."""
+    batch, heads, queries, keys = weights.shape
+    grouped = weights.reshape(batch, value.shape[2], -1, queries, keys).astype(value.dtype)
+    return jnp.einsum("bgrqk,bkgd->bqgrd", grouped, value).reshape(batch, queries, heads, -1)

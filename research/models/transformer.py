@@ -1,0 +1,335 @@
+"""One Transformer stack: decoder-only, encoder-only and encoder-decoder differ in what their queries see."""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from research.config import Model
+from research.models import attention, positions
+from research.models.attention import Visible
+
+ACTIVATIONS = {
+    "gelu": lambda x: nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
+    "relu": nn.relu,
+    "silu": nn.silu,
+}
+Cache = dict[str, Float[Array, "layers batch keys kv_heads head"]]
+Turn = tuple[Array, Array]
+
+
+class Context(NamedTuple):
+    """What all layers of a stack share."""
+
+    seen: Visible
+    turn: Turn | None = None  # rotation of queries and keys
+    bias: Float[Array, "#batch heads queries keys"] | None = None
+    slots: Int[Array, "batch queries"] | None = None  # where the new keys go in the cache; None: there is no cache
+    source: Float[Array, "batch source width"] | None = None  # what the encoder made; None: its keys are in the cache
+    source_seen: Visible | None = None  # which places of the source each query sees
+
+
+def _parameter(module: nn.Module, name: str, initialiser, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> Any:
+    return module.param(name, nn.with_logical_partitioning(initialiser, axes), shape)
+
+
+class Projection(nn.Module):
+    """A linear map from the last `inputs` axes to `outputs`, each axis given as (logical name, size)."""
+
+    inputs: tuple[tuple[str, int], ...]
+    outputs: tuple[tuple[str, int], ...]
+    bias: bool
+    scale: float | None  # standard deviation of the initial kernel; None: fan_in ** -0.5
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        axes = tuple(name for name, _ in self.inputs + self.outputs)
+        shape = tuple(size for _, size in self.inputs + self.outputs)
+        fan_in = 1
+        for _, size in self.inputs:
+            fan_in *= size
+        deviation = fan_in**-0.5 if self.scale is None else self.scale
+        kernel = _parameter(self, "kernel", nn.initializers.normal(deviation), shape, axes)
+        y = jax.lax.dot_general(
+            x,
+            kernel.astype(x.dtype),
+            ((tuple(range(x.ndim - len(self.inputs), x.ndim)), tuple(range(len(self.inputs)))), ((), ())),
+        )
+        if self.bias:
+            out_axes, out_shape = axes[len(self.inputs) :], shape[len(self.inputs) :]
+            y = y + _parameter(self, "bias", nn.initializers.zeros, out_shape, out_axes).astype(x.dtype)
+        return y
+
+
+class Norm(nn.Module):
+    """Layer norm or RMS norm over the last axis, in float32."""
+
+    config: Model
+    axis: str = "embed"
+    kind: str | None = None  # None: the model's
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... width"]) -> Float[Array, "... width"]:
+        config, y = self.config, x.astype(jnp.float32)
+        layer_norm = (self.kind or config.norm) == "layernorm"
+        if layer_norm:
+            y = y - jnp.mean(y, axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + config.norm_epsilon)
+        y = y * _parameter(self, "scale", nn.initializers.ones, x.shape[-1:], (self.axis,))
+        if layer_norm and config.norm_bias:
+            y = y + _parameter(self, "bias", nn.initializers.zeros, x.shape[-1:], (self.axis,))
+        return y.astype(x.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head attention (Vaswani et al. 2017, section 3.2) with grouped key and value heads."""
+
+    config: Model
+    cross: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch queries width"], context: Context, cache: Cache | None
+    ) -> tuple[Float[Array, "batch queries width"], Cache]:
+        config = self.config
+        width, head = ("embed", config.width), ("head", config.head_width)
+        seen, bias = (context.source_seen, None) if self.cross else (context.seen, context.bias)
+        assert seen is not None
+        names = ("source_key", "source_value") if self.cross else ("key", "value")
+
+        def heads(name: str, axis: str, count: int, read: Array) -> Array:
+            projection = Projection((width,), ((axis, count), head), config.qkv_bias, config.initial_scale, name=name)
+            y = projection(read)
+            if config.qk_norm and name != "value":
+                y = Norm(config, axis="head", kind="rmsnorm", name=f"{name}_norm")(y)
+            return y if self.cross or context.turn is None or name == "value" else positions.rotate(y, context.turn)
+
+        query = heads("query", "heads", config.heads, x)
+        read = context.source if self.cross else x
+        if read is None:
+            assert cache is not None
+            key, value = (cache[name] for name in names)
+        else:
+            key, value = (heads(name, "kv_heads", config.kv_heads, read) for name in ("key", "value"))
+            if cache is not None and not self.cross:
+                rows = jnp.arange(len(x))[:, None]
+                key, value = (
+                    cache[name].at[rows, context.slots].set(new.astype(cache[name].dtype))
+                    for name, new in zip(names, (key, value), strict=True)
+                )
+        new_cache = {} if cache is None else dict(zip(names, (key, value), strict=True))
+
+        drop = config.dropout > 0 and self.has_rng("dropout")
+        if drop or self.is_mutable_collection("intermediates"):
+            weights = attention.probabilities(query, key, seen, config.attention_scale, bias)
+            self.sow("intermediates", "attention", weights)
+            weights = nn.Dropout(config.dropout, deterministic=not drop)(weights)
+            y = attention.combine(weights, value)
+        else:
+            y = attention.attend(query, key, value, seen, config.attention_scale, bias, config.attention)
+        out = Projection(
+            (("heads", config.heads), head), (width,), config.attention_bias, _residual_scale(config), name="out"
+        )
+        return out(y), new_cache
+
+
+class MLP(nn.Module):
+    """Position-wise feed-forward layer, gated (Shazeer 2020) or not."""
+
+    config: Model
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
+        config = self.config
+        width, inner = ("embed", config.width), ("mlp", config.mlp_width)
+        up = Projection((width,), (inner,), config.mlp_bias, config.initial_scale, name="up")(x)
+        if config.gated:
+            gate = Projection((width,), (inner,), config.mlp_bias, config.initial_scale, name="gate")(x)
+            hidden = ACTIVATIONS[config.activation](gate) * up
+        else:
+            hidden = ACTIVATIONS[config.activation](up)
+        return Projection((inner,), (width,), config.mlp_bias, _residual_scale(config), name="down")(hidden)
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention where there is a source, and the MLP, each on the residual stream."""
+
+    config: Model
+    cross: bool = False
+
+    @nn.compact
+    def __call__(self, x, context: Context, cache: Cache | None) -> tuple[Array, Cache]:
+        config, caches = self.config, {}
+
+        def residual(x, name, layer):
+            pre = config.norm_placement == "pre"
+            norm = Norm(config, name=f"{name}_norm")
+            y = nn.Dropout(config.dropout, deterministic=not self.has_rng("dropout"))(layer(norm(x) if pre else x))
+            x = x + y if pre else norm(x + y)
+            return nn.with_logical_constraint(x, ("batch", "length", "residual"))
+
+        def attend(name, cross):
+            def layer(y):
+                y, new = Attention(config, cross, name=name)(y, context, cache)
+                caches.update(new)
+                return y
+
+            return layer
+
+        x = residual(x, "attention", attend("attention", cross=False))
+        if self.cross:
+            x = residual(x, "cross_attention", attend("cross_attention", cross=True))
+        x = residual(x, "mlp", MLP(config, name="mlp"))
+        self.sow("intermediates", "residual", x)
+        return x, caches
+
+
+class Stack(nn.Module):
+    """`depth` blocks with stacked parameters, looped by `scan` (`unroll` of them per iteration), and the final norm."""
+
+    config: Model
+    depth: int
+    bidirectional: bool = False
+    cross: bool = False
+
+    @nn.compact
+    def __call__(self, x, context: Context, index: Int[Array, "#batch queries"], keys: int, cache: Cache | None):
+        config = self.config
+        if config.positions == "relative":
+            context = context._replace(bias=self._relative_bias(index, keys))
+        block = Block
+        if config.remat != "none":
+            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if config.remat == "dots" else None
+            block = nn.remat(Block, policy=policy, prevent_cse=False)
+        layers = nn.scan(
+            block,
+            variable_axes={"params": 0, "intermediates": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(nn.broadcast, 0),
+            length=self.depth,
+            unroll=min(config.unroll, self.depth),
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        x, cache = layers(config, self.cross, name="layers")(x, context, cache)
+        if config.norm_placement == "pre":
+            x = Norm(config, name="norm")(x)
+        return nn.Dropout(config.dropout, deterministic=not self.has_rng("dropout"))(x), cache
+
+    def _relative_bias(self, index, keys):
+        config = self.config
+        table = _parameter(
+            self,
+            "relative_bias",
+            nn.initializers.normal(config.width**-0.5),
+            (config.relative_buckets, config.heads),
+            (None, "heads"),
+        )
+        distance = jnp.arange(keys) - index[..., None]
+        bucket = positions.relative_buckets(
+            distance, self.bidirectional, config.relative_buckets, config.relative_distance
+        )
+        return jnp.moveaxis(table.astype(jnp.float32)[bucket], -1, 1)
+
+
+class Transformer(nn.Module):
+    """Tokens to the features whose product with the output layer is the logits. `research.models` is its face."""
+
+    config: Model
+
+    def setup(self):
+        config = self.config
+        alone = config.encoder_depth == 0
+        self.decoder = Stack(config, config.depth, bidirectional=alone, cross=not alone)
+        if config.encoder_depth:
+            self.encoder = Stack(config, config.encoder_depth, bidirectional=True)
+        self.embedding = _parameter(
+            self,
+            "embedding",
+            nn.initializers.normal(config.embedding_scale),
+            (config.vocabulary, config.width),
+            ("vocab", "embed"),
+        )
+        if config.positions == "learned":
+            self.positions = _parameter(
+                self,
+                "positions",
+                nn.initializers.normal(config.embedding_scale),
+                (config.max_positions, config.width),
+                (None, "embed"),
+            )
+        if config.token_types:
+            self.token_types = _parameter(
+                self,
+                "token_types",
+                nn.initializers.normal(config.embedding_scale),
+                (config.token_types, config.width),
+                (None, "embed"),
+            )
+        if config.embedding_norm:
+            self.embedding_norm = Norm(config)
+        self.dropout = nn.Dropout(config.dropout)
+        if config.head_transform:
+            self.head_transform = Projection(
+                (("embed", config.width),), (("residual", config.width),), True, config.initial_scale
+            )
+            self.head_norm = Norm(config)
+        if not config.tied:
+            scale = config.width**-0.5 if config.initial_scale is None else config.initial_scale
+            self.output = _parameter(
+                self, "output", nn.initializers.normal(scale), (config.width, config.vocabulary), ("embed", "vocab")
+            )
+        if config.head_bias:
+            self.output_bias = _parameter(self, "output_bias", nn.initializers.zeros, (config.vocabulary,), ("vocab",))
+
+    def embed(self, tokens, place):
+        config = self.config
+        x = jnp.take(self.embedding, tokens, axis=0)
+        if config.positions == "learned":
+            x = x + jnp.take(self.positions, place + config.position_offset, axis=0)
+        if config.token_types:
+            x = x + self.token_types[0]
+        if config.embedding_norm:
+            x = self.embedding_norm(x)
+        x = self.dropout(x, deterministic=not self.has_rng("dropout"))
+        return nn.with_logical_constraint(x, ("batch", "length", "residual"))
+
+    def turn(self, place) -> Turn | None:
+        config = self.config
+        if config.positions != "rotary":
+            return None
+        return positions.rotation(
+            place, positions.frequencies(config.head_width, config.rotary_theta, config.rotary_scaling)
+        )
+
+    def encode(self, source) -> Float[Array, "batch source width"]:
+        """What the encoder makes of the source side of a batch."""
+        length = source.tokens.shape[1]
+        context = Context(
+            attention.visible(source.segments, jnp.zeros_like(source.levels)), self.turn(source.positions)
+        )
+        x = self.embed(source.tokens, source.positions)
+        return self.encoder(x, context, jnp.arange(length)[None], length, None)[0]
+
+    def decode(self, tokens, place, index, keys: int, context: Context, cache: Cache | None):
+        """Features of `tokens` at `place` in their document and `index` in their row, and the cache with their keys."""
+        x, cache = self.decoder(self.embed(tokens, place), context._replace(turn=self.turn(place)), index, keys, cache)
+        if self.config.head_transform:
+            x = self.head_norm(ACTIVATIONS[self.config.activation](self.head_transform(x)))
+        return x * self.config.logits_scale if self.config.logits_scale != 1 else x, cache
+
+    def __call__(self, batch) -> Float[Array, "batch length width"]:
+        """The features of a whole batch."""
+        length = batch.tokens.shape[1]
+        context = Context(attention.visible(batch.segments, batch.levels))
+        if self.config.encoder_depth:
+            seen = attention.visible_source(batch.segments, batch.source.segments)
+            context = context._replace(source=self.encode(batch.source), source_seen=seen)
+        return self.decode(batch.tokens, batch.positions, jnp.arange(length)[None], length, context, None)[0]
+
+
+def _residual_scale(config: Model) -> float | None:
+    """Projections back to the residual stream start smaller, so that its variance does not grow with depth (GPT-2)."""
+    return None if config.initial_scale is None else config.initial_scale / (2 * config.depth) ** 0.5
