@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.linen import logical_axis_rules, with_logical_constraint
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from research.config import Model
@@ -30,8 +31,10 @@ __all__ = [
     "hidden",
     "init",
     "inside",
+    "logical_axis_rules",
     "logits",
     "output",
+    "with_logical_constraint",
 ]
 
 
