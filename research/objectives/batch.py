@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple, Optional
 
 import numpy as np
@@ -46,6 +47,16 @@ class Vocabulary:
     modes: dict[str, int] = field(default_factory=dict)  # name of an objective's mode -> its token
     starts_word: np.ndarray | None = None  # bool [size]: this id begins a word
     special: frozenset[int] = frozenset()  # never hidden, never a random replacement
+
+    @cached_property
+    def is_special(self) -> np.ndarray:
+        """Bool [size]."""
+        return np.isin(np.arange(self.size), list(self.special))
+
+    @cached_property
+    def ordinary(self) -> np.ndarray:
+        """The ids that are not special."""
+        return np.flatnonzero(~self.is_special)
 
 
 def join(inputs: np.ndarray, outputs: np.ndarray, start: int | None) -> Example:

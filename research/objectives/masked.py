@@ -10,7 +10,7 @@ def example(piece: np.ndarray, key: tuple[int, ...], vocabulary: Vocabulary, rat
     read as the mask, 10 % as a random token and 10 % unchanged. Every place sees every other."""
     assert vocabulary.mask is not None
     random = np.random.default_rng(key)
-    maskable = np.flatnonzero(~np.isin(piece, list(vocabulary.special)))
+    maskable = np.flatnonzero(~vocabulary.is_special[piece])
     count = max(1, round(rate * len(maskable)))
     if whole_words:
         assert vocabulary.starts_word is not None
@@ -26,13 +26,5 @@ def example(piece: np.ndarray, key: tuple[int, ...], vocabulary: Vocabulary, rat
     fate = random.random(len(chosen))
     tokens[chosen[fate < 0.8]] = vocabulary.mask
     replaced = chosen[(fate >= 0.8) & (fate < 0.9)]
-    tokens[replaced] = _ordinary(random, len(replaced), vocabulary)
+    tokens[replaced] = random.choice(vocabulary.ordinary, len(replaced))
     return Example(tokens, piece, weights, np.zeros(len(piece), np.int32))
-
-
-def _ordinary(random: np.random.Generator, count: int, vocabulary: Vocabulary) -> np.ndarray:
-    """Uniformly random ids among those that are not special."""
-    ids = random.integers(0, vocabulary.size - len(vocabulary.special), count)
-    for special in sorted(vocabulary.special):
-        ids += ids >= special
-    return ids

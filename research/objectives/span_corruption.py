@@ -49,7 +49,7 @@ def example(
 ) -> Example:
     """`piece` without its special tokens, corrupted; input and output each end with the end-of-document token, if there
     is one. For `start`, see `join`. A piece of fewer than two ordinary tokens is read but not trained on."""
-    text = piece[~np.isin(piece, list(vocabulary.special))]
+    text = piece[~vocabulary.is_special[piece]]
     end = np.array([vocabulary.eos] if vocabulary.eos is not None else [], piece.dtype)
     if len(text) < 2:
         short = join(piece, piece[-1:], start)

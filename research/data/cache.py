@@ -1,0 +1,46 @@
+"""Folders of derived data that are either whole or absent."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+
+def root(chosen: str | None) -> Path:
+    """Where prepared data is kept: the chosen folder, else the environment's RESEARCH_CACHE, else ~/.cache/research."""
+    return Path(chosen or os.environ.get("RESEARCH_CACHE") or "~/.cache/research").expanduser()
+
+
+def key(*parts: object) -> str:
+    """A name for what follows from `parts` (JSON types) and from the code of this package."""
+    return hashlib.sha256(json.dumps([_code(), parts]).encode()).hexdigest()[:24]
+
+
+@contextmanager
+def building(folder: Path) -> Iterator[Path]:
+    """Gives an empty folder to fill, which becomes `folder` at the end, whole; after an exception it is removed. If
+    another process was faster, its result stays."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".unfinished-{folder.name}-", dir=folder.parent))
+    unfinished.chmod(0o755)
+    try:
+        yield unfinished
+        try:
+            unfinished.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@cache
+def _code() -> str:
+    """A hash of the code that decides what is derived, so that old results are not mistaken for new ones."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()

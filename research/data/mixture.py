@@ -1,0 +1,109 @@
+"""`batch = f(seed, step)`: which rows of which objectives make a batch, and the batch itself.
+
+Row number n of training (step * batch + its place in the batch) belongs to an objective by a shuffled cycle that holds
+every objective in proportion to its rate. The k-th row of an objective is a row of its plan: each once an epoch, every
+epoch in another order. Nothing depends on what was read before, or on how many hosts and processes read.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import grain
+import numpy as np
+
+from research import config, objectives
+from research.data.packing import Plan, Shape
+from research.errors import InputError
+from research.objectives import Batch, Vocabulary
+
+LONGEST_CYCLE = 1000
+MIX, ORDER, EXAMPLE = range(3)  # what a random number is for
+
+
+class Place(NamedTuple):
+    """Where a row of a batch comes from."""
+
+    objective: int
+    epoch: int
+    row: int  # of the objective's plan
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The training rows of an experiment, endless."""
+
+    objectives: tuple[config.Objective, ...]
+    plans: tuple[Plan, ...]
+    vocabulary: Vocabulary
+    shape: Shape
+    batch_rows: int
+    seed: int
+
+    def batch(self, step: int, rows: slice = slice(None)) -> Batch:
+        """`rows` of the global batch of a step: the whole, or the share of one host."""
+        places = [self.place(step * self.batch_rows + r) for r in range(self.batch_rows)[rows]]
+        return objectives.stack([self._row(place) for place in places])
+
+    def place(self, number: int) -> Place:
+        """Where row `number` of training comes from."""
+        counts = cycle(tuple(objective.rate for objective in self.objectives))
+        turn, place = divmod(number, sum(counts))
+        which, earlier = _turn(counts, self.seed, turn)
+        objective = int(which[place])
+        ordinal = turn * counts[objective] + int(earlier[place])
+        epoch, row = divmod(ordinal, self.plans[objective].rows)
+        return Place(objective, epoch, order(self.plans[objective].rows, (self.seed, ORDER, objective, epoch), row))
+
+    def _row(self, place: Place) -> Batch:
+        key = (self.seed, EXAMPLE, *place)
+        return row(self.objectives[place.objective], self.plans[place.objective], key, self.vocabulary, self.shape)
+
+
+def row(objective: config.Objective, plan: Plan, key: tuple[int, ...], vocabulary: Vocabulary, shape: Shape) -> Batch:
+    """The row of a plan that the last integer of `key` names."""
+    examples = [
+        objectives.example(objective, piece.parts, (*key, segment), vocabulary, shape.encoder_decoder)
+        for segment, piece in enumerate(plan.read(key[-1]))
+    ]
+    return objectives.row(examples, shape.length, shape.source_length if shape.encoder_decoder else None)
+
+
+def order(rows: int, key: tuple[int, ...], place: int) -> int:
+    """The row at a place of a random permutation; needs no memory, so that there may be billions of rows."""
+    return int(_permutation(rows, key)[place])
+
+
+@lru_cache
+def cycle(rates: tuple[float, ...]) -> tuple[int, ...]:
+    """Rows of each objective in the shortest cycle that has their rates exactly, or else in a cycle of LONGEST_CYCLE.
+
+    Raises:
+      InputError: if a rate is too small to appear in it.
+    """
+    shares = np.array(rates) / sum(rates)
+    for size in range(1, LONGEST_CYCLE + 1):
+        counts = np.round(shares * size).astype(int)
+        if np.abs(shares * size - counts).max() < 1e-6 and counts.sum() == size:
+            break
+    else:
+        counts = np.floor(shares * size).astype(int)
+        counts[np.argsort(counts - shares * size)[: size - counts.sum()]] += 1  # the largest remainders
+    if counts.min() == 0:
+        raise InputError(f"objectives' rates {rates}: the smallest is below 1 in {LONGEST_CYCLE} rows")
+    return tuple(counts.tolist())
+
+
+@lru_cache(maxsize=64)
+def _turn(counts: tuple[int, ...], seed: int, turn: int) -> tuple[np.ndarray, np.ndarray]:
+    """`[rows of a cycle]` each: the objective of a row, and how many rows of it precede in this turn of the cycle."""
+    which = np.random.default_rng((seed, MIX, turn)).permutation(np.repeat(np.arange(len(counts)), counts))
+    earlier = np.zeros(len(which), int)
+    for objective, count in enumerate(counts):
+        earlier[which == objective] = np.arange(count)
+    return which, earlier
+
+
+@lru_cache(maxsize=64)
+def _permutation(rows: int, key: tuple[int, ...]) -> grain.MapDataset:
+    return grain.MapDataset.range(rows).shuffle(seed=int(np.random.SeedSequence(key).generate_state(1)[0]))

@@ -1,0 +1,223 @@
+"""Where documents come from. A source is one string:
+
+  python-docs                             what every CPython carries (`python_docs.py`)
+  text:GLOB                               every file is a document
+  jsonl:GLOB#FIELD[,FIELD2]               every line is a document, or with two fields a pair
+  parquet:GLOB#COLUMN[,COLUMN2]           every row
+  tfds:NAME/CONFIG:SPLIT[#FIELD[,FIELD2]] every example of a prepared dataset (`tfds_source.py`); FIELD is `text` if
+                                          not given, SPLIT may be a slice (`train[:10%]`)
+  tokens:GLOB[#DTYPE]                     integers: every .npy of shape [n] and every other file (raw numbers, uint16 if
+                                          DTYPE is not given) is a document, an .npy of shape [documents, n] has many
+
+Files are local or in a bucket (`gs://…`); text and JSON lines may be compressed (.gz, .xz, .zst). What cannot be used
+comes out as `Bad`, so that it can be counted; what makes the whole source unusable raises InputError.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import fsspec
+import numpy as np
+
+from research.data import python_docs
+from research.errors import InputError
+
+
+class Record(NamedTuple):
+    """A document: `fields` are one text, two texts of a pair, or one array of integers."""
+
+    place: str  # "file.jsonl:17"
+    fields: tuple[str, ...] | np.ndarray
+
+
+class Bad(NamedTuple):
+    """A record that cannot be used."""
+
+    place: str
+    kind: str  # "broken JSON", the same for all records with the same fault
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a source, and what tells whether it has changed."""
+
+    path: str
+    size: int
+    version: str
+    records: Callable[[], Iterator[Record | Bad]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a source string stands for: files in the order in which they are read."""
+
+    name: str
+    parts: int  # 1: documents, 2: pairs
+    files: tuple[File, ...]
+
+    @property
+    def fingerprint(self) -> list[str]:
+        """Differs whenever the content may differ."""
+        return [self.name, *(f"{file.path} {file.size} {file.version}" for file in self.files)]
+
+
+def open(name: str) -> Source:
+    """Finds the files of a source; reads none of them.
+
+    Raises:
+      InputError: if the form is unknown, or nothing is found.
+    """
+    form, _, rest = name.partition(":")
+    if name == "python-docs":
+        return Source(name, 1, (File(name, 0, python_docs.fingerprint(), lambda: _python_docs()),))
+    pattern, _, argument = rest.rpartition("#") if "#" in rest else (rest, "", "")
+    names = tuple(argument.split(",")) if argument else ()
+    match form:
+        case "text" if rest and not argument:
+            return Source(name, 1, _files(name, pattern, _text))
+        case "jsonl" if pattern and len(names) in (1, 2):
+            return Source(name, len(names), _files(name, pattern, lambda path: _jsonl(path, names)))
+        case "parquet" if pattern and len(names) in (1, 2):
+            return Source(name, len(names), _files(name, pattern, lambda path: _parquet(path, names)))
+        case "tokens" if pattern and len(names) <= 1:
+            dtype = _dtype(name, argument or "uint16")
+            return Source(name, 1, _files(name, pattern, lambda path: _tokens(path, dtype)))
+    raise InputError(
+        f"data source {name!r} is none of python-docs, text:GLOB, jsonl:GLOB#FIELD[,FIELD2], "
+        "parquet:GLOB#COLUMN[,COLUMN2], tfds:NAME/CONFIG:SPLIT[#FIELD[,FIELD2]], tokens:GLOB[#DTYPE]"
+    )
+
+
+def records(name: str) -> Iterator[Record | Bad]:
+    """All records of a source, in order. Raises InputError as `open` does."""
+    return (record for file in open(name).files for record in file.records())
+
+
+def checked(place: str, fields: Iterable[object], names: tuple[str, ...]) -> Record | Bad:
+    """A record of texts, if they are text: strings or UTF-8, not empty, without halves of surrogate pairs."""
+    texts = []
+    for field, name in zip(fields, names, strict=True):
+        if field is None:
+            return Bad(place, f"no field {name!r}")
+        if not isinstance(field, str | bytes):
+            return Bad(place, f"field {name!r} is not text")
+        try:
+            text = field.decode() if isinstance(field, bytes) else field
+            text.encode()
+        except UnicodeError:
+            return Bad(place, "invalid UTF-8")
+        if not text.strip():
+            return Bad(place, "empty document")
+        texts.append(text)
+    return Record(place, tuple(texts))
+
+
+def _files(name: str, pattern: str, read: Callable[[str], Iterator[Record | Bad]]) -> tuple[File, ...]:
+    """The files of a glob, sorted by name."""
+    try:
+        system, path = fsspec.core.url_to_fs(pattern)
+        found = {path: info for path, info in system.glob(path, detail=True).items() if info["type"] == "file"}
+    except (ImportError, ValueError) as error:  # a bucket whose library is not installed
+        raise InputError(f"data source {name!r}: {error}") from error
+    if not found:
+        raise InputError(f"data source {name!r}: no file matches {pattern!r}")
+    versions = ("mtime", "etag", "ETag", "md5Hash", "updated", "last_modified", "created")
+    return tuple(
+        File(
+            url, info["size"], next((str(info[key]) for key in versions if key in info), ""), lambda url=url: read(url)
+        )
+        for url, info in ((system.unstrip_protocol(path), found[path]) for path in sorted(found))
+    )
+
+
+def _shown(url: str) -> str:
+    return url.removeprefix("file://")
+
+
+def _python_docs() -> Iterator[Record | Bad]:
+    return (checked(place, (text,), ("text",)) for place, text in python_docs.documents())
+
+
+def _text(url: str) -> Iterator[Record | Bad]:
+    with fsspec.open(url, "rb", compression="infer") as file:
+        yield checked(_shown(url), (file.read(),), ("text",))
+
+
+def _jsonl(url: str, names: tuple[str, ...]) -> Iterator[Record | Bad]:
+    with fsspec.open(url, "rb", compression="infer") as file:
+        for number, line in enumerate(file, start=1):
+            place = f"{_shown(url)}:{number}"
+            if not line.strip():
+                continue
+            try:
+                entry = json.loads(line.decode())
+            except UnicodeDecodeError:
+                yield Bad(place, "invalid UTF-8")
+            except (ValueError, RecursionError):
+                yield Bad(place, "broken JSON")
+            else:
+                if isinstance(entry, dict):
+                    yield checked(place, map(entry.get, names), names)
+                else:
+                    yield Bad(place, "not a JSON object")
+
+
+def _parquet(url: str, names: tuple[str, ...]) -> Iterator[Record | Bad]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with fsspec.open(url, "rb") as file:
+            table = pyarrow.parquet.ParquetFile(file)
+            missing = [name for name in names if name not in table.schema_arrow.names]
+            if missing:
+                raise InputError(f"{_shown(url)} has no column {missing[0]!r}; it has {table.schema_arrow.names}")
+            number = 0
+            for rows in table.iter_batches(batch_size=1024, columns=list(names)):
+                columns = [_bytes(rows.column(name)).to_pylist() for name in names]
+                for fields in zip(*columns, strict=True):
+                    yield checked(f"{_shown(url)}:{number}", fields, names)
+                    number += 1
+    except pyarrow.ArrowException as error:
+        raise InputError(f"{_shown(url)} is not a readable parquet file: {error}") from error
+
+
+def _bytes(column: "pyarrow.Array") -> "pyarrow.Array":  # type: ignore[name-defined] # noqa: F821
+    """Strings as bytes, because pyarrow gives up a whole column for one string that is not UTF-8."""
+    import pyarrow
+
+    return column.cast(pyarrow.binary()) if pyarrow.types.is_string(column.type) else column
+
+
+def _dtype(name: str, dtype: str) -> np.dtype:
+    try:
+        parsed = np.dtype(dtype)
+    except TypeError:
+        parsed = np.dtype(float)
+    if not np.issubdtype(parsed, np.integer):
+        raise InputError(f"data source {name!r}: {dtype!r} is not an integer dtype such as uint8, uint16, int32")
+    return parsed
+
+
+def _tokens(url: str, dtype: np.dtype) -> Iterator[Record | Bad]:
+    """Local files are mapped into memory, others are read into it."""
+    path = _shown(url)
+    if url.startswith("file://"):
+        array = _mapped(path, dtype)
+    else:
+        with fsspec.open(url, "rb") as file:
+            array = np.load(file) if path.endswith(".npy") else np.frombuffer(file.read(), dtype)
+    if not np.issubdtype(array.dtype, np.integer) or array.ndim not in (1, 2):
+        raise InputError(f"{path} holds {array.dtype}{list(array.shape)}, not integers [n] or [documents, n]")
+    for number, document in enumerate(array if array.ndim == 2 else array[None]):
+        place = f"{path}:{number}" if array.ndim == 2 else path
+        yield Record(place, document) if len(document) else Bad(place, "empty document")
+
+
+def _mapped(path: str, dtype: np.dtype) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r") if path.endswith(".npy") else np.memmap(path, dtype, "r")
+    except ValueError as error:  # empty, of a broken header, or not a multiple of the dtype
+        raise InputError(f"{path} does not hold integers of type {dtype}: {error}") from error
