@@ -48,23 +48,27 @@ class Model:
     rotary_scaling: RotaryScaling | None = None  # stretch rotary positions to longer contexts
     relative_buckets: int = 32  # buckets of the relative position bias
     relative_distance: int = 128  # distances from here on share the last bucket
+    window: int = 0  # a layer with a sliding window sees so many places to each side; 0: there are none
+    global_every: int = 1  # with a window: every so-manyth layer, from the first on, has none (ModernBERT: 3)
+    window_theta: float = 0.0  # rotary_theta of the layers with a window; 0: the same
     norm: Literal["layernorm", "rmsnorm"] = "rmsnorm"  # kind of normalisation
     norm_epsilon: float = 1e-6  # added to the variance
     norm_bias: bool = False  # layernorm: a learned shift beside the scale
     norm_placement: Literal["pre", "post"] = "pre"  # before each block, or after its residual sum (BERT)
     embedding_norm: bool = False  # normalise the embeddings (BERT)
+    first_norm: bool = True  # the first layer has a norm before attention (ModernBERT: no, its embeddings have one)
     token_types: int = 0  # rows of BERT's token type table; the first row is added everywhere
     activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "silu"  # of the MLP
     gated: bool = True  # multiply the activation by a second projection (SwiGLU, gated GELU)
     qkv_bias: bool = False  # biases of the query, key and value projections
     attention_bias: bool = False  # bias of the attention's output projection
-    mlp_bias: bool = False  # biases of the MLP
+    mlp_bias: bool = False  # biases of the MLP and of the head's dense layer
     qk_norm: bool = False  # RMS-normalise queries and keys by head (Qwen3)
     attention_scale: float = 0.0  # factor on query-key products; 0: head_width ** -0.5 (T5: 1)
     tied: bool = True  # the output layer is the embedding table
     logits_scale: float = 1.0  # factor on the logits (T5 v1.0: width ** -0.5)
     head_bias: bool = False  # bias of the output layer (BERT)
-    head_transform: bool = False  # dense, activation and norm before the output layer (BERT)
+    head_transform: bool = False  # dense layer, activation and norm before the output layer (BERT)
     dropout: float = 0.0  # rate on embeddings, attention probabilities and both residual branches
     initial_scale: float | None = 0.02  # standard deviation of the initial kernels; None: fan_in ** -0.5
     embedding_scale: float = 0.02  # standard deviation of the initial embeddings
@@ -287,6 +291,7 @@ def resolve(model: Model, vocabulary: int, length: int) -> Model:
         head_width=model.head_width or model.width // model.heads,
         mlp_width=model.mlp_width or 4 * model.width,
         max_positions=model.max_positions or length + model.position_offset,
+        window_theta=model.window_theta or model.rotary_theta,
         attention_scale=model.attention_scale or (model.head_width or model.width // model.heads) ** -0.5,
     )
 

@@ -1,11 +1,13 @@
 """One Transformer stack: decoder-only, encoder-only and encoder-decoder differ in what their queries see."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from research.config import Model
 from research.models import attention, positions
@@ -30,6 +32,17 @@ class Context(NamedTuple):
     slots: Int[Array, "batch queries"] | None = None  # where the new keys go in the cache; None: there is no cache
     source: Float[Array, "batch source width"] | None = None  # what the encoder made; None: its keys are in the cache
     source_seen: Visible | None = None  # which places of the source each query sees
+    near: tuple[Visible, Turn | None] | None = None  # what layers with a sliding window have for `seen` and `turn`
+
+
+class Kind(NamedTuple):
+    """In what the layers of a stack differ; None: in nothing."""
+
+    local: Bool[Array, " layers"] | None = None  # has a sliding window
+    bare: Bool[Array, " layers"] | None = None  # reads the residual stream without the norm before attention
+
+
+ALIKE = Kind()
 
 
 def _parameter(module: nn.Module, name: str, initialiser, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> Any:
@@ -161,13 +174,19 @@ class Block(nn.Module):
     cross: bool = False
 
     @nn.compact
-    def __call__(self, x, context: Context, cache: Cache | None) -> tuple[Array, Cache]:
+    def __call__(self, x, context: Context, cache: Cache | None, kind: Kind = ALIKE) -> tuple[Array, Cache]:
         config, caches = self.config, {}
+        if context.near is not None:
+            seen, turn = jax.tree.map(partial(jnp.where, kind.local), context.near, (context.seen, context.turn))
+            context = context._replace(seen=seen, turn=turn)
 
         def residual(x, name, layer):
             pre = config.norm_placement == "pre"
             norm = Norm(config, name=f"{name}_norm")
-            y = nn.Dropout(config.dropout, deterministic=not self.has_rng("dropout"))(layer(norm(x) if pre else x))
+            read = norm(x) if pre else x
+            if kind.bare is not None and name == "attention":
+                read = jnp.where(kind.bare, x, read)
+            y = nn.Dropout(config.dropout, deterministic=not self.has_rng("dropout"))(layer(read))
             x = x + y if pre else norm(x + y)
             return nn.with_logical_constraint(x, ("batch", "length", "residual"))
 
@@ -197,9 +216,13 @@ class Stack(nn.Module):
 
     @nn.compact
     def __call__(self, x, context: Context, index: Int[Array, "#batch queries"], keys: int, cache: Cache | None):
-        config = self.config
+        config, layer, kind = self.config, np.arange(self.depth), ALIKE
         if config.positions == "relative":
             context = context._replace(bias=self._relative_bias(index, keys))
+        if config.window:
+            kind = kind._replace(local=layer % config.global_every != 0)
+        if not config.first_norm:
+            kind = kind._replace(bare=layer == 0)
         block = Block
         if config.remat != "none":
             policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if config.remat == "dots" else None
@@ -208,12 +231,12 @@ class Stack(nn.Module):
             block,
             variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast, 0),
+            in_axes=(nn.broadcast, 0, 0),
             length=self.depth,
             unroll=min(config.unroll, self.depth),
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        x, cache = layers(config, self.cross, name="layers")(x, context, cache)
+        x, cache = layers(config, self.cross, name="layers")(x, context, cache, kind)
         if config.norm_placement == "pre":
             x = Norm(config, name="norm")(x)
         return nn.Dropout(config.dropout, deterministic=not self.has_rng("dropout"))(x), cache
@@ -273,7 +296,7 @@ class Transformer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         if config.head_transform:
             self.head_transform = Projection(
-                (("embed", config.width),), (("residual", config.width),), True, config.initial_scale
+                (("embed", config.width),), (("residual", config.width),), config.mlp_bias, config.initial_scale
             )
             self.head_norm = Norm(config)
         if not config.tied:
@@ -296,26 +319,31 @@ class Transformer(nn.Module):
         x = self.dropout(x, deterministic=not self.has_rng("dropout"))
         return nn.with_logical_constraint(x, ("batch", "length", "residual"))
 
-    def turn(self, place) -> Turn | None:
+    def placed(self, context: Context, place, index) -> Context:
+        """The context with what follows from the places of the queries in their document and in their row."""
         config = self.config
-        if config.positions != "rotary":
-            return None
-        return positions.rotation(
-            place, positions.frequencies(config.head_width, config.rotary_theta, config.rotary_scaling)
-        )
+
+        def turn(theta: float) -> Turn | None:
+            if config.positions != "rotary":
+                return None
+            return positions.rotation(place, positions.frequencies(config.head_width, theta, config.rotary_scaling))
+
+        if config.window:
+            near = attention.within(context.seen, index, config.window), turn(config.window_theta)
+            context = context._replace(near=near)
+        return context._replace(turn=turn(config.rotary_theta))
 
     def encode(self, source) -> Float[Array, "batch source width"]:
         """What the encoder makes of the source side of a batch."""
         length = source.tokens.shape[1]
-        context = Context(
-            attention.visible(source.segments, jnp.zeros_like(source.levels)), self.turn(source.positions)
-        )
-        x = self.embed(source.tokens, source.positions)
-        return self.encoder(x, context, jnp.arange(length)[None], length, None)[0]
+        index = jnp.arange(length)[None]
+        context = Context(attention.visible(source.segments, jnp.zeros_like(source.levels)))
+        context = self.placed(context, source.positions, index)
+        return self.encoder(self.embed(source.tokens, source.positions), context, index, length, None)[0]
 
     def decode(self, tokens, place, index, keys: int, context: Context, cache: Cache | None):
         """Features of `tokens` at `place` in their document and `index` in their row, and the cache with their keys."""
-        x, cache = self.decoder(self.embed(tokens, place), context._replace(turn=self.turn(place)), index, keys, cache)
+        x, cache = self.decoder(self.embed(tokens, place), self.placed(context, place, index), index, keys, cache)
         if self.config.head_transform:
             x = self.head_norm(ACTIVATIONS[self.config.activation](self.head_transform(x)))
         return x * self.config.logits_scale if self.config.logits_scale != 1 else x, cache
