@@ -5,10 +5,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+
+CODE = Path(__file__).parent.parent
 
 
 def root(chosen: str | None) -> Path:
@@ -16,9 +18,9 @@ def root(chosen: str | None) -> Path:
     return Path(chosen or os.environ.get("RESEARCH_CACHE") or "~/.cache/research").expanduser()
 
 
-def key(*parts: object) -> str:
-    """A name for what follows from `parts` (JSON types) and from the code of this package."""
-    return hashlib.sha256(json.dumps([_code(), parts]).encode()).hexdigest()[:24]
+def key(code: Sequence[str], *parts: object) -> str:
+    """A name for what follows from `parts` (JSON types) and from the code of these files of `research/`."""
+    return hashlib.sha256(json.dumps([_hash(tuple(code)), parts]).encode()).hexdigest()[:24]
 
 
 @contextmanager
@@ -40,7 +42,6 @@ def building(folder: Path) -> Iterator[Path]:
 
 
 @cache
-def _code() -> str:
-    """A hash of the code that decides what is derived, so that old results are not mistaken for new ones."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+def _hash(code: tuple[str, ...]) -> str:
+    """Old results are not mistaken for those of newer code."""
+    return hashlib.sha256(b"\0".join((CODE / name).read_bytes() for name in code)).hexdigest()

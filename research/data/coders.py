@@ -87,7 +87,7 @@ class Characters:
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> "Characters":
-        """All characters of the texts, sorted."""
+        """The alphabet of the texts, sorted."""
         return cls("".join(sorted(set().union(*map(set, texts)))))
 
     @property
@@ -220,7 +220,7 @@ class SentencePiece:
     def read(cls, path: Path) -> "SentencePiece":
         """Reads any sentencepiece file. Symbols that its author defined to be found in text (masks, sentinels) are
         made control symbols, which are not. Raises InputError if it is not such a file."""
-        model = sentencepiece_model_pb2.ModelProto()
+        model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
         try:
             model.ParseFromString(path.read_bytes())
             sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
@@ -329,7 +329,7 @@ class HuggingFace:
     def gpt2(cls, vocabulary: Path, merges: Path) -> "HuggingFace":
         """GPT-2's two files: piece -> id as JSON, and the merges in the order of their rank."""
         lines = merges.read_text().split("\n")
-        pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+        pairs = [(a, b) for a, b in (line.split(" ") for line in lines if line and not line.startswith("#version"))]
         model = huggingface.models.BPE(vocab=json.loads(vocabulary.read_text()), merges=pairs)
         tokenizer = huggingface.Tokenizer(model)
         tokenizer.pre_tokenizer = huggingface.pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -1,9 +1,10 @@
-"""The data of an experiment: `batch = f(seed, step)` for training, and a fixed sequence of batches for held-out loss."""
+"""The data of an experiment: `batch = f(seed, step)` for training, and a fixed sequence of batches of held-out data."""
 
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import grain
@@ -15,11 +16,10 @@ from research.config import Data, Experiment
 from research.data import cache, mixture, packing, sources, store, tokenizers
 from research.data.mixture import Mixture
 from research.data.packing import Plan, Range, Shape
+from research.data.sources import Source
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
-from research.objectives import Batch, Vocabulary
-
-log = logging.getLogger(__name__)
+from research.objectives import Batch, Vocabulary, span_corruption
 
 HELD_OUT = 0x68656C64  # begins the keys of held-out examples, which are the same for every seed
 
@@ -62,11 +62,27 @@ class Corpus:
     training: Mixture
     held_out_plans: dict[str, Plan]
     workers: int
-    facts: str  # one line for the log
 
     @property
     def vocabulary(self) -> Vocabulary:
         return self.training.vocabulary
+
+    @cached_property
+    def facts(self) -> str:
+        """One line for the log: what there is to read, and how it fills rows."""
+        training = self.training
+        read: dict[str, None] = {}  # in the order of the objectives, each source once
+        rows = []
+        for objective, plan in zip(training.objectives, training.plans, strict=True):
+            held_out = self.held_out_plans[objective.name].documents
+            skipped = "".join(f", skipped {it.store.skipped}" for it in (plan.documents, held_out) if it.store.skipped)
+            read[f"{_size(plan.documents)}, held out {_size(held_out)}{skipped}"] = None
+            cut = packing.truncated(plan.documents, objective, training.shape)
+            rows.append(
+                f"{objective.name} {plan.rows:,} rows an epoch with {plan.padding:.1%} padding"
+                + f" and {cut:,} pairs cut to fit" * (cut > 0)
+            )
+        return "; ".join([*read, f"vocabulary of {training.vocabulary.size:,} ids", *rows])
 
     def batch(self, step: int, rows: slice = slice(None)) -> Batch:
         """`rows` of the global batch of a step: the whole, or the share of one host."""
@@ -103,7 +119,7 @@ class Corpus:
                 grain.MultiprocessingOptions(num_workers=self.workers, per_worker_buffer_size=4)
             )
         with closing(iter(dataset)) as iterator:
-            yield iterator
+            yield ((step, _copied(batch)) for step, batch in iterator)
 
     def _places(self, step: int) -> list[mixture.Place]:
         rows = self.training.batch_rows
@@ -123,34 +139,48 @@ def open(experiment: Experiment, tokenizer: Tokenizer | None = None) -> Corpus:
     data, model = experiment.data, experiment.model
     folder = cache.root(data.cache)
     shape = Shape(data.length, data.source_length or data.length, model.encoder_depth > 0)
+    mixture.cycle(tuple(objective.rate for objective in experiment.objectives))
     tokenizer = tokenizer or _tokenizer(experiment, folder, shape)
     if 0 < model.vocabulary < tokenizer.size:
         raise InputError(f"model.vocabulary: {model.vocabulary} is smaller than the tokenizer's {tokenizer.size} ids")
     plans: list[Plan] = []
     held_out: dict[str, Plan] = {}
     for objective in experiment.objectives:
-        if not isinstance(objective, config.TextToText):
-            objectives.require(objective, tokenizer.vocabulary, packing.longest(objective, shape))
-        training_range, held_out_range = _ranges(objective, data, tokenizer, folder)
-        plans.append(packing.plan(training_range, objective, shape))
-        held_out[objective.name] = packing.plan(held_out_range, objective, shape)
+        objectives.require(objective, tokenizer.vocabulary, packing.longest(objective, shape))
+        for_training, for_evaluation = _ranges(objective, data, tokenizer, folder)
+        plans.append(packing.plan(for_training, objective, shape))
+        held_out[objective.name] = packing.plan(for_evaluation, objective, shape)
     training = Mixture(experiment.objectives, tuple(plans), tokenizer.vocabulary, shape, data.batch, experiment.seed)
-    mixture.cycle(tuple(objective.rate for objective in experiment.objectives))
-    return Corpus(tokenizer, training, held_out, data.workers, _facts(training, held_out))
+    return Corpus(tokenizer, training, held_out, data.workers)
 
 
 def _tokenizer(experiment: Experiment, folder: Path, shape: Shape) -> Tokenizer:
-    """Made from the training part of `data.source` if it must be, and kept below the cache."""
+    """As `data.tokenizer` says. One that is made from text is kept below the cache."""
     data = experiment.data
-    spec, fraction = data.tokenizer, data.held_out if isinstance(data.held_out, float) else None
-    if spec == "characters" or spec.startswith("train:"):
+    spec = data.tokenizer
+    if spec == "characters":  # an alphabet is no statistic, so it covers held-out data too
+        names = [data.source, data.held_out, *(objective.source for objective in experiment.objectives)]
+        opened = [sources.open(name) for name in dict.fromkeys(names) if isinstance(name, str)]
+        prefixes = [o.prefix for o in experiment.objectives if isinstance(o, config.TextToText)]
+        spec = _made(spec, folder, opened, prefixes, lambda: chain(*map(store.texts, opened), prefixes))
+    elif spec.startswith("train:"):
         source = sources.open(data.source)
-        made = folder / ("tokenizer-" + cache.key(spec, source.fingerprint, fraction))
-        if not made.exists():
-            with cache.building(made) as unfinished:
-                tokenizers.make(spec, lambda: store.training_texts(source, fraction)).save(unfinished)
-        spec = str(made)
-    return tokenizers.extend(tokenizers.load(spec), experiment.objectives)
+        held_out = data.held_out if isinstance(data.held_out, float) else None
+        spec = _made(spec, folder, [source], held_out, lambda: store.training_texts(source, held_out))
+    spans = [o for o in experiment.objectives if isinstance(o, config.SpanCorruption)]
+    sentinels = max(
+        (span_corruption.counts(packing.longest(o, shape), o.noise_rate, o.mean_span)[1] for o in spans), default=0
+    )
+    return tokenizers.extend(tokenizers.load(spec), experiment.objectives, sentinels)
+
+
+def _made(spec: str, folder: Path, read: list[Source], how: object, texts: Callable[[], Iterable[str]]) -> str:
+    """The folder of a tokenizer that is made from text, once."""
+    made = folder / ("tokenizer-" + cache.key(store.CODE, spec, [source.fingerprint for source in read], how))
+    if not made.exists():
+        with cache.building(made) as unfinished:
+            tokenizers.make(spec, texts).save(unfinished)
+    return str(made)
 
 
 def _ranges(objective: config.Objective, data: Data, tokenizer: Tokenizer, folder: Path) -> tuple[Range, Range]:
@@ -166,18 +196,12 @@ def _ranges(objective: config.Objective, data: Data, tokenizer: Tokenizer, folde
     return Range(prepared, 0, middle), Range(prepared, middle, prepared.documents)
 
 
-def _facts(training: Mixture, held_out: dict[str, Plan]) -> str:
-    """Documents, tokens and rows, in one line."""
-    ranges = {
-        plan.documents: held_out[o.name].documents for o, plan in zip(training.objectives, training.plans, strict=True)
-    }
-    read = "; ".join(
-        f"{train.store.meta['source']}: {train.last - train.first:,} documents of {packing.tokens(train):,} tokens, "
-        f"held out {other.last - other.first:,} of {packing.tokens(other):,}"
-        for train, other in ranges.items()
-    )
-    rows = ", ".join(
-        f"{objective.name} {plan.rows:,} rows an epoch"
-        for objective, plan in zip(training.objectives, training.plans, strict=True)
-    )
-    return f"{read}; {training.vocabulary.size:,} token ids; {rows}"
+def _copied(batch: Batch) -> Batch:
+    """Its own memory: what comes from grain's worker processes is shared memory, gone when they are."""
+    source = None if batch.source is None else _copied(batch.source)
+    return Batch(*map(np.array, batch[:6]), source)
+
+
+def _size(documents: Range) -> str:
+    count = documents.last - documents.first
+    return f"{count:,} documents of {packing.tokens(documents):,} tokens from {documents.store.meta['source']}"

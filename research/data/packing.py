@@ -4,10 +4,12 @@ A plan is made once for a range of documents and an objective. Rows take the doc
 fits, so that every token is predicted in exactly one row of an epoch.
 """
 
+import json
+from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -18,6 +20,7 @@ from research.data.cache import building, key
 from research.data.store import Store
 from research.errors import InputError
 
+CODE = ("data/packing.py", "objectives/__init__.py", "objectives/span_corruption.py")
 SHORTEST = 8  # tokens: a walk does not cut a document into smaller pieces than this, where rows are long enough
 
 
@@ -57,6 +60,11 @@ class Plan(Protocol):
         """Rows of an epoch."""
         ...
 
+    @property
+    def padding(self) -> float:
+        """Share of the places that stay empty."""
+        ...
+
     def read(self, row: int) -> list[Piece]:
         """The pieces of a row, in order."""
         ...
@@ -73,6 +81,10 @@ class Stream:
     @cached_property
     def rows(self) -> int:
         return -(-self._before(self.documents.last) // self.length)
+
+    @property
+    def padding(self) -> float:
+        return 1 - self._before(self.documents.last) / (self.rows * self.length)
 
     def read(self, row: int) -> list[Piece]:
         store, first, last = self.documents
@@ -94,34 +106,35 @@ class Stream:
 
 @dataclass(frozen=True)
 class Walk:
-    """Rows filled one after the other, for objectives whose places are not simply the tokens of a piece."""
+    """Rows filled one after the other, for objectives whose places are not simply the tokens of a piece. The folder has
+    `starts.npy`, int64 `[rows + 1, 2]`: the document, and the token in it, with which each row begins."""
 
     documents: Range
     shape: Shape
     objective: config.Objective
-    file: Path  # int64 [rows + 1, 2]: the document, and the token in it, with which each row begins
+    folder: Path
 
     @cached_property
     def _starts(self) -> np.ndarray:
-        array: np.ndarray = np.load(self.file, mmap_mode="r")
-        return array
+        return np.load(self.folder / "starts.npy", mmap_mode="r").view(np.ndarray)
 
     @cached_property
-    def _row(self) -> "Callable[[int, int], tuple[list[Piece], int, int]]":
-        pairs = isinstance(self.objective, config.TextToText)
-        return _pairs_walker(self) if pairs else _pieces_walker(self)
+    def _fill(self) -> "Callable[[int, int], Filled]":
+        return _filler(self.documents, self.shape, self.objective)
 
     @property
     def rows(self) -> int:
         return len(self._starts) - 1
 
+    @property
+    def padding(self) -> float:
+        return float(json.loads((self.folder / "plan.json").read_text())["padding"])
+
     def read(self, row: int) -> list[Piece]:
-        document, offset = self._starts[row].tolist()
-        cuts, _, _ = self._row(document, offset)
         store = self.documents.store
         return [
-            Piece(number, tuple(store.part(number, part, *span) for part, span in enumerate(spans)))
-            for number, spans in cuts
+            Piece(document, tuple(store.part(document, part, *span) for part, span in enumerate(spans)))
+            for document, spans in self._fill(*self._starts[row].tolist()).pieces
         ]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -129,33 +142,38 @@ class Walk:
 
 
 Spans = tuple[tuple[int, int], ...]  # begin and end in each part of a document
-Row = Callable[[int, int], tuple[list[tuple[int, Spans]], int, int]]
+
+
+class Filled(NamedTuple):
+    """A row: documents with their spans, how many places stay empty, and what comes next."""
+
+    pieces: list[tuple[int, Spans]]
+    empty: int
+    document: int
+    offset: int
 
 
 def plan(documents: Range, objective: config.Objective, shape: Shape) -> Plan:
     """The plan of an objective over documents; one that must be walked is kept beside the store.
 
     Raises:
-      InputError: if documents are pairs and the objective is not text-to-text, or the other way round, or if rows are
-        too short for the objective.
+      InputError: if documents are pairs and the objective is not text-to-text, or the other way round, if rows are too
+        short for the objective, or if there is nothing to predict.
     """
+    source = documents.store.meta["source"]
     pairs = isinstance(objective, config.TextToText)
     if (documents.store.parts == 2) != pairs:
         needed = "pairs (two fields: #INPUT,OUTPUT)" if pairs else "documents (one field)"
-        raise InputError(
-            f"objective {objective.name!r} needs a source of {needed}, not {documents.store.meta['source']!r}"
-        )
+        raise InputError(f"objective {objective.name!r} needs a source of {needed}, not {source!r}")
     if isinstance(objective, config.Causal | config.Masked | config.Prefix) and objective.mode is None:
         length = min(shape.length, shape.source_length) if shape.encoder_decoder else shape.length
-        return Stream(documents, length, objectives.overlap(objective))
-    _, first, last = documents
-    name = key(documents.store.folder.name, first, last, repr(objective), shape)
-    folder = documents.store.folder.parent / f"plan-{name}"
-    walk = Walk(documents, shape, objective, folder / "starts.npy")
-    if not folder.exists():
-        with building(folder) as unfinished:
-            np.save(unfinished / "starts.npy", np.array(list(_starts(walk)), np.int64))
-    return walk
+        made: Plan = Stream(documents, length, objectives.overlap(objective))
+    else:
+        made = _walk(documents, objective, shape)
+    if made.rows == 0:
+        count = documents.last - documents.first
+        raise InputError(f"objective {objective.name!r} has nothing to predict in {count} documents of {source!r}")
+    return made
 
 
 def tokens(documents: Range) -> int:
@@ -166,93 +184,102 @@ def tokens(documents: Range) -> int:
 
 def longest(objective: config.Objective, shape: Shape) -> int:
     """The most tokens of a document that an empty row takes."""
+    if isinstance(objective, config.TextToText):
+        return shape.length
     return len(_costs(objective, shape)[0]) - 1
 
 
-def truncated(documents: Range, shape: Shape, mode: bool) -> int:
+def truncated(documents: Range, objective: config.Objective, shape: Shape) -> int:
     """How many pairs are too long for a row, and lose the ends of their parts."""
+    if not isinstance(objective, config.TextToText):
+        return 0
     store, first, last = documents
     sizes = np.diff(store.offsets[2 * first : 2 * last + 1]).reshape(-1, 2)
-    return int((fit(sizes, shape, mode) < sizes).any(axis=1).sum())
-
-
-def fit(sizes: np.ndarray, shape: Shape, mode: bool) -> np.ndarray:
-    """`[pairs, 2]`: what a row has room for of inputs and outputs of these sizes. Where both stand in one row, an
-    output may take half of it, or more if its input is short."""
-    inputs, outputs = sizes[:, 0], sizes[:, 1]
+    mode = objective.mode is not None
     if shape.encoder_decoder:
-        return np.stack([np.minimum(inputs, shape.source_length - mode), np.minimum(outputs, shape.length)], axis=1)
+        return int(((sizes[:, 0] > shape.source_length - mode) | (sizes[:, 1] > shape.length)).sum())
+    return int((sizes.sum(axis=1) > shape.length + 1 - mode).sum())
+
+
+def fit(inputs: int, outputs: int, shape: Shape, mode: bool) -> tuple[int, int]:
+    """What a row has room for of a pair of these sizes. Where both stand in one row, an output may take half of it, or
+    more if its input is short."""
+    if shape.encoder_decoder:
+        return min(inputs, shape.source_length - mode), min(outputs, shape.length)
     room = shape.length + 1 - mode  # the last output token is never read
-    kept = np.minimum(outputs, np.maximum(room // 2, room - inputs))
-    return np.stack([np.minimum(inputs, room - kept), kept], axis=1)
+    kept = min(outputs, max(room // 2, room - inputs))
+    return min(inputs, room - kept), kept
 
 
-def _starts(walk: Walk) -> Iterator[tuple[int, int]]:
-    position = (walk.documents.first, 0)
-    while position[0] < walk.documents.last:
-        yield position
-        _, *position = walk._row(*position)
-    yield position
+def _walk(documents: Range, objective: config.Objective, shape: Shape) -> Walk:
+    store, first, last = documents
+    name = key(CODE, store.folder.name, first, last, repr(objective), shape)
+    walk = Walk(documents, shape, objective, store.folder.parent / f"plan-{name}")
+    if not walk.folder.exists():
+        with building(walk.folder) as unfinished:
+            starts, empty = array("q", [first, 0]), 0
+            while starts[-2] < last:
+                filled = walk._fill(starts[-2], starts[-1])
+                if not filled.pieces:  # only documents without anything to predict were left
+                    break
+                empty += filled.empty
+                starts.extend((filled.document, filled.offset))
+            np.save(unfinished / "starts.npy", np.array(starts).reshape(-1, 2))
+            padding = empty / max((len(starts) // 2 - 1) * shape.length, 1)
+            (unfinished / "plan.json").write_text(json.dumps({"padding": padding}) + "\n")
+    return walk
 
 
-def _pieces_walker(walk: Walk) -> Row:
-    """Rows of single documents, cut where a row is full."""
-    store, _, last = walk.documents
-    offsets, overlap = store.offsets, objectives.overlap(walk.objective)
-    targets, sources = _costs(walk.objective, walk.shape)
-    fits = [bisect_right(targets, room) - 1 for room in range(walk.shape.length + 1)]
-    source_fits = [bisect_right(sources, room) - 1 for room in range(walk.shape.source_length + 1)]
+def _filler(documents: Range, shape: Shape, objective: config.Objective) -> Callable[[int, int], Filled]:
+    """Fills a row that begins with a token of a document."""
+    if isinstance(objective, config.TextToText):
+        return partial(_fill_with_pairs, documents, shape, objective.mode is not None)
+    targets, sources = _costs(objective, shape)
+    fits = [bisect_right(targets, room) - 1 for room in range(shape.length + 1)]
+    source_fits = [bisect_right(sources, room) - 1 for room in range(shape.source_length + 1)]
+    offsets, last, overlap = documents.store.offsets, documents.last, objectives.overlap(objective)
     shortest = max(overlap + 1, min(SHORTEST, (len(targets) - 1) // 2))
 
-    def row(document: int, offset: int) -> tuple[list[tuple[int, Spans]], int, int]:
-        room, source_room = walk.shape.length, walk.shape.source_length
+    def fill(document: int, offset: int) -> Filled:
+        room, source_room = shape.length, shape.source_length
         pieces: list[tuple[int, Spans]] = []
         while document < last:
             rest = int(offsets[document + 1]) - int(offsets[document]) - offset
             take = min(fits[room], source_fits[source_room])
-            if take >= rest:
-                take, following = rest, (document + 1, 0)
-            else:  # cut, and leave enough for the next row
+            following = (document + 1, 0)
+            if take < rest:  # cut, and leave enough for the next row
                 take = min(take, rest + overlap - shortest)
                 if take < shortest:
                     break
                 following = (document, offset + take - overlap)
+            take = min(take, rest)
             if take > overlap:
                 pieces.append((document, ((offset, offset + take),)))
                 room, source_room = room - targets[take], source_room - sources[take]
             document, offset = following
-        return pieces, document, offset
+        return Filled(pieces, room, document, offset)
 
-    return row
+    return fill
 
 
-def _pairs_walker(walk: Walk) -> Row:
-    """Rows of whole pairs."""
-    store, _, last = walk.documents
-    mode = walk.objective.mode is not None
-    shape = walk.shape
-
-    def row(document: int, offset: int) -> tuple[list[tuple[int, Spans]], int, int]:
-        room, source_room = shape.length, shape.source_length
-        pieces: list[tuple[int, Spans]] = []
-        while document < last:
-            sizes = np.diff(store.offsets[2 * document : 2 * document + 3])[None]
-            inputs, outputs = fit(sizes, shape, mode)[0].tolist()
-            if shape.encoder_decoder:
-                room, source_room = room - outputs, source_room - inputs - mode
-            else:
-                room -= inputs + outputs - 1 + mode
-            if min(room, source_room) < 0:
-                break
-            pieces.append((document, ((0, inputs), (0, outputs))))
-            document += 1
-        return pieces, document, 0
-
-    return row
+def _fill_with_pairs(documents: Range, shape: Shape, mode: bool, document: int, offset: int) -> Filled:
+    """As many whole pairs as fit; `offset` is 0."""
+    room, source_room = shape.length, shape.source_length
+    pieces: list[tuple[int, Spans]] = []
+    while document < documents.last:
+        first, middle, last = documents.store.offsets[2 * document : 2 * document + 3].tolist()
+        inputs, outputs = fit(middle - first, last - middle, shape, mode)
+        left = room - (outputs if shape.encoder_decoder else inputs + outputs - 1 + mode)
+        source_left = source_room - (inputs + mode if shape.encoder_decoder else 0)
+        if min(left, source_left) < 0:
+            break
+        pieces.append((document, ((0, inputs), (0, outputs))))
+        room, source_room, document = left, source_left, document + 1
+    return Filled(pieces, room, document, 0)
 
 
 def _costs(objective: config.Objective, shape: Shape) -> tuple[list[int], list[int]]:
-    """Places of a piece of 0, 1, 2, … tokens in a row and on its source side, as far as they fit.
+    """Places that a piece of 0, 1, 2, … tokens takes in a row and on its source side, as far as they fit.
 
     Raises:
       InputError: if not even the shortest useful piece fits.

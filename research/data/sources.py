@@ -14,15 +14,19 @@ comes out as `Bad`, so that it can be counted; what makes the whole source unusa
 """
 
 import json
+import lzma
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import fsspec
 import numpy as np
 
 from research.data import python_docs
 from research.errors import InputError
+
+VERSIONS = ("mtime", "etag", "ETag", "md5Hash", "updated", "last_modified", "created")  # as file systems name them
 
 
 class Record(NamedTuple):
@@ -62,6 +66,10 @@ class Source:
         """Differs whenever the content may differ."""
         return [self.name, *(f"{file.path} {file.size} {file.version}" for file in self.files)]
 
+    def records(self) -> Iterator[Record | Bad]:
+        """Everything in it, in order."""
+        return (record for file in self.files for record in file.records())
+
 
 def open(name: str) -> Source:
     """Finds the files of a source; reads none of them.
@@ -72,6 +80,10 @@ def open(name: str) -> Source:
     form, _, rest = name.partition(":")
     if name == "python-docs":
         return Source(name, 1, (File(name, 0, python_docs.fingerprint(), lambda: _python_docs()),))
+    if form == "tfds":
+        from research.data import tfds_source  # takes seconds to import
+
+        return tfds_source.open(name)
     pattern, _, argument = rest.rpartition("#") if "#" in rest else (rest, "", "")
     names = tuple(argument.split(",")) if argument else ()
     match form:
@@ -92,7 +104,7 @@ def open(name: str) -> Source:
 
 def records(name: str) -> Iterator[Record | Bad]:
     """All records of a source, in order. Raises InputError as `open` does."""
-    return (record for file in open(name).files for record in file.records())
+    return open(name).records()
 
 
 def checked(place: str, fields: Iterable[object], names: tuple[str, ...]) -> Record | Bad:
@@ -114,6 +126,11 @@ def checked(place: str, fields: Iterable[object], names: tuple[str, ...]) -> Rec
     return Record(place, tuple(texts))
 
 
+def version(info: dict[str, Any]) -> str:
+    """What a file system tells of the state of a file."""
+    return next((str(info[name]) for name in VERSIONS if name in info), "")
+
+
 def _files(name: str, pattern: str, read: Callable[[str], Iterator[Record | Bad]]) -> tuple[File, ...]:
     """The files of a glob, sorted by name."""
     try:
@@ -123,13 +140,19 @@ def _files(name: str, pattern: str, read: Callable[[str], Iterator[Record | Bad]
         raise InputError(f"data source {name!r}: {error}") from error
     if not found:
         raise InputError(f"data source {name!r}: no file matches {pattern!r}")
-    versions = ("mtime", "etag", "ETag", "md5Hash", "updated", "last_modified", "created")
-    return tuple(
-        File(
-            url, info["size"], next((str(info[key]) for key in versions if key in info), ""), lambda url=url: read(url)
-        )
-        for url, info in ((system.unstrip_protocol(path), found[path]) for path in sorted(found))
-    )
+
+    def file(path: str) -> File:
+        url = system.unstrip_protocol(path)
+        return File(url, found[path]["size"], version(found[path]), lambda: _readable(url, read))
+
+    return tuple(map(file, sorted(found)))
+
+
+def _readable(url: str, read: Callable[[str], Iterator[Record | Bad]]) -> Iterator[Record | Bad]:
+    try:
+        yield from read(url)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise InputError(f"{_shown(url)} cannot be read: {error}") from error
 
 
 def _shown(url: str) -> str:
@@ -176,19 +199,15 @@ def _parquet(url: str, names: tuple[str, ...]) -> Iterator[Record | Bad]:
                 raise InputError(f"{_shown(url)} has no column {missing[0]!r}; it has {table.schema_arrow.names}")
             number = 0
             for rows in table.iter_batches(batch_size=1024, columns=list(names)):
-                columns = [_bytes(rows.column(name)).to_pylist() for name in names]
-                for fields in zip(*columns, strict=True):
+                columns = [  # strings as bytes: pyarrow gives up a whole column for one that is not UTF-8
+                    column.cast(pyarrow.binary()) if pyarrow.types.is_string(column.type) else column
+                    for column in (rows.column(name) for name in names)
+                ]
+                for fields in zip(*(column.to_pylist() for column in columns), strict=True):
                     yield checked(f"{_shown(url)}:{number}", fields, names)
                     number += 1
     except pyarrow.ArrowException as error:
         raise InputError(f"{_shown(url)} is not a readable parquet file: {error}") from error
-
-
-def _bytes(column: "pyarrow.Array") -> "pyarrow.Array":  # type: ignore[name-defined] # noqa: F821
-    """Strings as bytes, because pyarrow gives up a whole column for one string that is not UTF-8."""
-    import pyarrow
-
-    return column.cast(pyarrow.binary()) if pyarrow.types.is_string(column.type) else column
 
 
 def _dtype(name: str, dtype: str) -> np.dtype:

@@ -7,9 +7,11 @@ and `meta.json`.
 
 import json
 import logging
+from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
@@ -26,6 +28,7 @@ from research.errors import InputError
 
 log = logging.getLogger(__name__)
 
+CODE = tuple(f"data/{name}.py" for name in ("coders", "python_docs", "sources", "store", "tfds_source", "tokenizers"))
 CHUNK = 1 << 21  # characters that are tokenised together
 BLOCK = 1 << 24  # integers that are copied together
 PLACES = 5  # that are kept of each kind of bad record
@@ -39,7 +42,7 @@ class Store:
 
     @cached_property
     def meta(self) -> dict[str, Any]:
-        """source, parts, documents, tokens, dtype, skipped {kind: [count, first places]}."""
+        """source, parts, documents, tokens, dtype, skipped."""
         meta: dict[str, Any] = json.loads((self.folder / "meta.json").read_text())
         return meta
 
@@ -72,10 +75,30 @@ class Store:
     @property
     def skipped(self) -> str:
         """What could not be used, in words; empty if there was nothing."""
-        return _in_words(self.meta["skipped"])
+        return str(self.meta["skipped"])
 
     def __reduce__(self) -> Any:  # mapped files must not travel to worker processes
         return Store, (self.folder,)
+
+
+@dataclass
+class Skipped:
+    """Records that could not be used: how many of each kind, and the first places."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    places: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, bad: Bad) -> None:
+        """Counts one more."""
+        self.counts[bad.kind] += 1
+        if self.counts[bad.kind] <= PLACES:
+            self.places.setdefault(bad.kind, []).append(bad.place)
+
+    def __str__(self) -> str:
+        return "; ".join(
+            f"{count:,} x {kind} ({', '.join(self.places[kind])}{', …' * (count > PLACES)})"
+            for kind, count in self.counts.items()
+        )
 
 
 def prepare(source: Source, tokenizer: Tokenizer, cache: Path, prefix: str = "", cut: float | None = None) -> Store:
@@ -88,7 +111,7 @@ def prepare(source: Source, tokenizer: Tokenizer, cache: Path, prefix: str = "",
     Raises:
       InputError: if the source has no usable document, or ids outside the vocabulary.
     """
-    folder = cache / ("store-" + key(source.fingerprint, tokenizer.digest, prefix, cut))
+    folder = cache / ("store-" + key(CODE, source.fingerprint, tokenizer.digest, prefix, cut))
     if not folder.exists():
         with building(folder) as unfinished:
             _write(unfinished, source, tokenizer, prefix, cut)
@@ -98,17 +121,28 @@ def prepare(source: Source, tokenizer: Tokenizer, cache: Path, prefix: str = "",
     return store
 
 
+def texts(source: Source) -> Iterator[str]:
+    """Every usable text. Raises InputError if there is none."""
+    skipped = Skipped()
+    some = False
+    for record in _usable(source.records(), skipped):
+        if isinstance(record.fields, np.ndarray):
+            raise _integers(source)
+        some = True
+        yield from record.fields
+    if not some:
+        raise _nothing(source, skipped)
+
+
 def training_texts(source: Source, held_out: float | None, limit: int = 100_000_000) -> Iterator[str]:
-    """The texts that a tokenizer may be trained on: those of the first `limit` characters, without the last fraction
-    `held_out` of their documents. Raises InputError if the source has no text."""
-    skipped: dict[str, Any] = {}
+    """The texts that a tokenizer may be trained on: of the documents that make up the first `limit` characters, all but
+    the last fraction `held_out`. Raises InputError if the source has no text."""
+    skipped = Skipped()
     documents: list[tuple[str, ...]] = []
     size = 0
-    for record in _cut_single(_usable(chain.from_iterable(f.records() for f in source.files), skipped), held_out):
+    for record in _cut_single(_usable(source.records(), skipped), held_out):
         if isinstance(record.fields, np.ndarray):
-            raise InputError(
-                f"a tokenizer cannot be made from {source.name!r}, which holds integers: use integers:SIZE"
-            )
+            raise _integers(source)
         documents.append(record.fields)
         size += sum(map(len, record.fields))
         if size > limit:
@@ -119,14 +153,14 @@ def training_texts(source: Source, held_out: float | None, limit: int = 100_000_
 
 
 def held_out_count(documents: int, fraction: float | None) -> int:
-    """How many of the last documents are held out."""
+    """How many of the last documents are held out: at least one, unless there is only one."""
     return 0 if fraction is None else min(max(round(documents * fraction), 1), documents - 1)
 
 
 def _write(folder: Path, source: Source, tokenizer: Tokenizer, prefix: str, cut: float | None) -> None:
     dtype = next(d for d in (np.uint8, np.uint16, np.uint32) if tokenizer.size - 1 <= np.iinfo(d).max)
-    skipped: dict[str, Any] = {}
-    lengths: list[np.ndarray] = []
+    skipped = Skipped()
+    lengths = array("q")  # of the parts of the documents
     progress = Progress(
         TextColumn(f"tokenising {source.name}"),
         BarColumn(),
@@ -136,8 +170,7 @@ def _write(folder: Path, source: Source, tokenizer: Tokenizer, prefix: str, cut:
         transient=True,
     )
     with progress, open(folder / "tokens.bin", "wb") as file, ThreadPoolExecutor(1) as reader:
-        total = sum(one.size for one in source.files)
-        task = progress.add_task("", total=total or None, tokens=0)
+        task = progress.add_task("", total=sum(one.size for one in source.files) or None, tokens=0)
 
         def all_records() -> Iterator[Record | Bad]:
             for one in source.files:
@@ -148,40 +181,39 @@ def _write(folder: Path, source: Source, tokenizer: Tokenizer, prefix: str, cut:
         chunk = next(chunks, None)
         while chunk:
             following = reader.submit(next, chunks, None)  # read the next while the tokenizer's threads work on this
-            written = [_append(file, part, dtype) for part in _encoded(chunk, tokenizer, prefix)]
-            lengths.append(np.array(written, np.int64))
-            progress.update(task, tokens=progress.tasks[0].fields["tokens"] + sum(written))
+            parts = list(_encoded(chunk, tokenizer, prefix, skipped))
+            lengths.extend(sum(map(len, part)) for part in parts)
+            _append(file, [array for part in parts for array in part], dtype)
+            progress.update(task, tokens=file.tell() // np.dtype(dtype).itemsize)
             chunk = following.result()
     if not lengths:
         raise _nothing(source, skipped)
-    offsets = np.concatenate([[0], *lengths]).cumsum()
+    offsets = np.concatenate([np.zeros(1, np.int64), np.array(lengths)]).cumsum()
     np.save(folder / "offsets.npy", offsets)
     meta = {
         "source": source.name,
         "parts": source.parts,
-        "documents": (len(offsets) - 1) // source.parts,
+        "documents": len(lengths) // source.parts,
         "tokens": int(offsets[-1]),
         "dtype": np.dtype(dtype).name,
-        "skipped": skipped,
+        "skipped": str(skipped),
     }
     (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
 
 
-def _usable(records: Iterable[Record | Bad], skipped: dict[str, Any]) -> Iterator[Record]:
-    """The good ones; the others are entered into `skipped`."""
+def _usable(records: Iterable[Record | Bad], skipped: Skipped) -> Iterator[Record]:
+    """The good ones; the others are counted."""
     for record in records:
         if isinstance(record, Record):
             yield record
         else:
-            entry = skipped.setdefault(record.kind, [0, []])
-            entry[0] += 1
-            entry[1] += [record.place] * (len(entry[1]) < PLACES)
+            skipped.add(record)
 
 
 def _cut_single(records: Iterator[Record], cut: float | None) -> Iterator[Record]:
-    """A single record becomes two, of which the second has the last fraction `cut`."""
+    """A single record becomes two, of which the second has the last fraction `cut`. A pair stays whole."""
     first = list(islice(records, 2))
-    if cut is None or len(first) != 1 or len(first[0].fields) == 2:
+    if cut is None or len(first) != 1 or (isinstance(first[0].fields, tuple) and len(first[0].fields) == 2):
         yield from chain(first, records)
         return
     place, fields = first[0]
@@ -193,10 +225,11 @@ def _cut_single(records: Iterator[Record], cut: float | None) -> Iterator[Record
 
 def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
     """Records in lists of about CHUNK characters."""
-    chunk, size = [], 0
+    chunk: list[Record] = []
+    size = 0
     for record in records:
         chunk.append(record)
-        size += sum(map(len, record.fields)) if isinstance(record.fields, tuple) else len(record.fields)
+        size += len(record.fields) if isinstance(record.fields, np.ndarray) else sum(map(len, record.fields))
         if size >= CHUNK:
             yield chunk
             chunk, size = [], 0
@@ -204,46 +237,47 @@ def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
         yield chunk
 
 
-def _encoded(records: list[Record], tokenizer: Tokenizer, prefix: str) -> Iterator[list[np.ndarray]]:
-    """The parts of the records, one after the other, each as arrays to be joined: the first part of a document begins
+def _encoded(records: list[Record], tokenizer: Tokenizer, prefix: str, skipped: Skipped) -> Iterator[list[np.ndarray]]:
+    """The parts of the documents, one after the other, each as arrays to be joined: the first part of a document begins
     with the tokenizer's bos and every part ends with its eos, where it has them."""
-    texts = [
-        prefix * (n == 0) + text for r in records if isinstance(r.fields, tuple) for n, text in enumerate(r.fields)
-    ]
-    arrays = iter(tokenizer.encode_many(texts))
+    fields = [record.fields for record in records if isinstance(record.fields, tuple)]
+    arrays = iter(tokenizer.encode_many([text for first, *second in fields for text in (prefix + first, *second)]))
     begin, end = ([] if i is None else [np.array([i])] for i in (tokenizer.bos, tokenizer.eos))
-    for place, fields in records:
-        if isinstance(fields, np.ndarray):
-            _check_ids(place, fields, tokenizer.size)
-            yield [*begin, fields, *end]
+    for record in records:
+        if isinstance(record.fields, np.ndarray):
+            _check_ids(record, tokenizer.size)
+            yield [*begin, record.fields, *end]
+            continue
+        parts = [next(arrays) for _ in record.fields]
+        if all(map(len, parts)):
+            yield from ([*begin * (number == 0), part, *end] for number, part in enumerate(parts))
         else:
-            for number in range(len(fields)):
-                yield [*begin * (number == 0), next(arrays), *end]
+            skipped.add(Bad(record.place, "no token"))
 
 
-def _check_ids(place: str, ids: np.ndarray, size: int) -> None:
-    for start in range(0, len(ids), BLOCK):
-        block = ids[start : start + BLOCK]
+def _check_ids(record: Record, size: int) -> None:
+    for start in range(0, len(record.fields), BLOCK):
+        block = np.asarray(record.fields[start : start + BLOCK])
         wrong = np.flatnonzero((block < 0) | (block >= size))
         if len(wrong):
             value, index = block[wrong[0]], start + wrong[0]
-            raise InputError(f"{place}: the integer {value} at index {index} is outside the vocabulary of {size} ids")
+            raise InputError(
+                f"{record.place}: the integer {value} at index {index} is outside the vocabulary of {size}"
+            )
 
 
-def _append(file: BinaryIO, arrays: list[np.ndarray], dtype: type) -> int:
-    """Writes arrays one after the other and returns their length."""
-    for array in arrays:
-        for start in range(0, len(array), BLOCK):
-            array[start : start + BLOCK].astype(dtype).tofile(file)
-    return sum(map(len, arrays))
+def _append(file: BinaryIO, arrays: list[np.ndarray], dtype: type) -> None:
+    """Writes arrays one after the other; long ones, which may be mapped files, in blocks."""
+    if sum(map(len, arrays)) <= BLOCK:
+        arrays = [np.concatenate(arrays)] if arrays else []
+    for one in arrays:
+        for start in range(0, len(one), BLOCK):
+            one[start : start + BLOCK].astype(dtype).tofile(file)
 
 
-def _in_words(skipped: dict[str, Any]) -> str:
-    return "; ".join(
-        f"{count:,} × {kind} ({', '.join(places)}{', …' if count > len(places) else ''})"
-        for kind, (count, places) in skipped.items()
-    )
+def _integers(source: Source) -> InputError:
+    return InputError(f"a tokenizer cannot be made from {source.name!r}, which holds integers: use integers:SIZE")
 
 
-def _nothing(source: Source, skipped: dict[str, Any]) -> InputError:
-    return InputError(f"data source {source.name!r} has no usable document: {_in_words(skipped) or 'it is empty'}")
+def _nothing(source: Source, skipped: Skipped) -> InputError:
+    return InputError(f"data source {source.name!r} has no usable document: {skipped or 'it is empty'}")

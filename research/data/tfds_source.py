@@ -1,0 +1,101 @@
+"""Prepared TensorFlow Datasets, read without TensorFlow.
+
+`NAME/CONFIG` is looked up below the environment's TFDS_DATA_DIR (the default of tfds is ~/tensorflow_datasets); it may
+also be the path of a folder that holds a `dataset_info.json`. ArrayRecord files must be local or mounted, TFRecord
+files may be in a bucket.
+"""
+
+import re
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import fsspec
+import tensorflow_datasets as tfds
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from etils import epath
+
+from research.data.sources import Bad, File, Record, Source, checked, version
+from research.errors import InputError
+
+SPEC = re.compile(r"(?P<name>.+):(?P<split>\w+(\[[^\]]*\])?(\+\w+(\[[^\]]*\])?)*)(#(?P<fields>[^#]+))?")
+READ_AHEAD = 256  # records
+
+
+def open(name: str) -> Source:
+    """The source of a `tfds:` name.
+
+    Raises:
+      InputError: if the dataset is not prepared here, its format cannot be read, or it lacks the split or a field.
+    """
+    parsed = SPEC.fullmatch(name.removeprefix("tfds:"))
+    if parsed is None:
+        raise InputError(f"data source {name!r} is not of the form tfds:NAME/CONFIG:SPLIT[#FIELD[,FIELD2]]")
+    info = _info(name, parsed["name"])
+    fields = tuple((parsed["fields"] or "text").split(","))
+    if len(fields) > 2 or not set(fields) <= set(info.features):
+        raise InputError(f"data source {name!r}: choose one or two fields among {sorted(info.features)}, as in #FIELD")
+    readers = {tfds.core.FileFormat.ARRAY_RECORD: _array_record, tfds.core.FileFormat.TFRECORD: _tfrecord}
+    if info.file_format not in readers:
+        raise InputError(f"data source {name!r} is in the format {info.file_format}; prepare it as array_record")
+    try:
+        shards = info.splits[parsed["split"]].file_instructions
+    except (KeyError, ValueError, AssertionError) as error:
+        raise InputError(f"data source {name!r}: {error}; its splits are {sorted(info.splits)}") from error
+
+    def file(shard: Any) -> File:
+        def records() -> Iterator[Record | Bad]:
+            for number, raw in readers[info.file_format](shard):
+                yield _record(f"{shard.filename}:{number}", raw, info.features, fields)
+
+        system, path = fsspec.core.url_to_fs(str(shard.filename))
+        size = system.size(path)
+        return File(f"{shard.filename}[{shard.skip}:+{shard.take}]", size, version(system.info(path)), records)
+
+    return Source(name, len(fields), tuple(map(file, shards)))
+
+
+def _info(name: str, dataset: str) -> Any:
+    """What is known of a prepared dataset, without its code, which may need TensorFlow."""
+    try:
+        if dataset.startswith(("/", ".", "~")) or "://" in dataset:
+            return tfds.builder_from_directory(epath.Path(dataset).expanduser()).info
+        return tfds.core.read_only_builder.builder_from_files(dataset).info
+    except (tfds.core.DatasetNotFoundError, OSError, ValueError, ImportError) as error:
+        raise InputError(
+            f"data source {name!r}: no such prepared dataset; set TFDS_DATA_DIR to where it is, or prepare it with "
+            f"`tfds build {dataset} --file_format=array_record` ({str(error).strip()})"
+        ) from error
+
+
+def _record(place: str, raw: bytes, features: Any, fields: tuple[str, ...]) -> Record | Bad:
+    try:
+        example = features.deserialize_example_np(raw)
+    except Exception:  # whatever the parser of a damaged example meets first
+        return Bad(place, "damaged example")
+    return checked(place, (example[field] for field in fields), fields)
+
+
+def _array_record(shard: Any) -> Iterator[tuple[int, bytes]]:
+    """Pairs (number in the file, serialized example)."""
+    with ArrayRecordDataSource([str(shard.filename)]) as source:
+        last = shard.skip + shard.take
+        for start in range(shard.skip, last, READ_AHEAD):
+            numbers = range(start, min(start + READ_AHEAD, last))
+            yield from zip(numbers, source.__getitems__(list(numbers)), strict=True)
+
+
+def _tfrecord(shard: Any) -> Iterator[tuple[int, bytes]]:
+    """Pairs (number in the file, serialized example). A record is its length (uint64), a checksum of that (uint32), the
+    data, and a checksum of it (uint32)."""
+    with fsspec.open(str(shard.filename), "rb") as file:
+        for number in range(shard.skip + shard.take):
+            header = file.read(12)
+            length = struct.unpack("<Q", header[:8])[0] if len(header) == 12 else 0
+            if number < shard.skip:
+                file.seek(length + 4, 1)
+                continue
+            data = file.read(length + 4)
+            if len(header) < 12 or len(data) < length + 4:
+                raise InputError(f"{shard.filename} is cut off or damaged at record {number}")
+            yield number, data[:length]
