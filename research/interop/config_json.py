@@ -1,0 +1,397 @@
+"""The families of `transformers`: their `config.json` and our `config.Model`, as data.
+
+A family fits a model when writing the model's `config.json` and reading it again gives the same model: that is how the
+family of an export is found, and why nothing that a config cannot say is lost.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from research.config import Model, RotaryScaling, resolve
+from research.errors import InputError
+from research.interop import names
+from research.interop.names import Names
+
+Config = dict[str, Any]
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+_THEIRS = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+_EVERYWHERE = (("is_decoder", False), ("add_cross_attention", False), ("quantization_config", None))
+_TRAINING = ("dropout", "initial_scale", "embedding_scale", "unroll", "remat", "attention")  # not the model's function
+
+
+@dataclass(frozen=True)
+class Family:
+    """One `model_type`."""
+
+    architecture: str  # the class of the language model
+    base: Model  # what its models have in common
+    fields: tuple[tuple[str, str, Any], ...]  # (our field, their key, its value where it is missing)
+    read: Callable[[Config], dict[str, Any]]  # what needs more than a table
+    write: Callable[[Model], Config]
+    names: Callable[[Model], Names]
+    requires: tuple[tuple[str, Any], ...] = ()  # (key, the one value that the stack can express)
+    headless: str | None = None  # the class of the model without its head, where it is useful
+
+
+def read(config: Config, tensors: Collection[str] | None = None) -> tuple[Model, Names]:
+    """The resolved model that a `config.json` describes, and how its tensors are called. `tensors` are the names in its
+    files: T5's config does not tell whether the output layer is tied.
+
+    Raises:
+      InputError: if the family is unknown, or the model has a feature that the stack does not have; named.
+    """
+    family = FAMILIES.get(config.get("model_type", ""))
+    if family is None:
+        known = ", ".join(FAMILIES)
+        raise InputError(f"model_type {config.get('model_type')!r} is not supported; these are: {known}")
+    for key, value in (*family.requires, *_EVERYWHERE):
+        if key in config and config[key] != value:
+            raise InputError(f"{config['model_type']} with {key} = {config[key]!r} is not supported, only {value!r}")
+    given: dict[str, Any] = {}
+    for ours, theirs, default in family.fields:
+        value = config.get(theirs, default)
+        given.setdefault(ours, default if value is None else value)
+    if "activation" in given:
+        given["activation"] = _activation(given["activation"])
+    model = replace(family.base, **(given | family.read(config)))
+    if tensors is not None and model.encoder_depth:
+        untied = "lm_head.weight" in tensors and model.logits_scale == 1
+        model = replace(model, tied=not untied)
+    if family.headless in (config.get("architectures") or ()):
+        model = replace(model, head_transform=False, head_bias=False)
+    return resolve(model, model.vocabulary, 0), family.names(model)
+
+
+def write(model: Model) -> tuple[Config, Names]:
+    """The `config.json` of a resolved model in the first family that it fits.
+
+    Raises:
+      InputError: if it fits none; it names the nearest family and what differs.
+    """
+    nearest: tuple[int, str, list[str]] | None = None
+    for model_type in FAMILIES:
+        config = _written(model_type, model)
+        again, tensor_names = read(config)
+        wanted, got = _essence(model), _essence(again)
+        differs = [f.name for f in fields(Model) if getattr(wanted, f.name) != getattr(got, f.name)]
+        if not differs:
+            return config, tensor_names
+        told = [f"{name} is {getattr(wanted, name)!r}, there {getattr(got, name)!r}" for name in differs]
+        if nearest is None or len(told) < nearest[0]:
+            nearest = len(told), model_type, told
+    assert nearest is not None
+    raise InputError(f"transformers has no such model; {nearest[1]} is nearest, but {'; '.join(nearest[2])}")
+
+
+def _written(model_type: str, model: Model) -> Config:
+    family = FAMILIES[model_type]
+    values = {theirs: getattr(model, ours) for ours, theirs, _ in family.fields}
+    for ours, theirs, _ in family.fields:
+        if ours == "activation":
+            values[theirs] = _THEIRS[model.activation]
+    headless = family.headless is not None and not model.head_transform
+    architecture = family.headless if headless else family.architecture
+    head = {"model_type": model_type, "architectures": [architecture]}
+    return head | values | dict(family.requires) | family.write(model)
+
+
+def _essence(model: Model) -> Model:
+    """The model without what has no effect on its function."""
+    default = Model()
+    without = list(_TRAINING)
+    without += [] if model.positions == "rotary" else ["rotary_theta", "rotary_scaling"]
+    without += [] if model.positions == "relative" else ["relative_buckets", "relative_distance"]
+    without += [] if model.window and model.positions == "rotary" else ["window_theta"]
+    without += [] if model.window else ["global_every"]
+    without += [] if model.positions in ("rotary", "learned") else ["max_positions"]
+    return replace(model, **{name: getattr(default, name) for name in without})
+
+
+def _activation(name: str) -> str:
+    if name not in ACTIVATIONS:
+        raise InputError(f"the activation {name!r} is not supported; these are: {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+def _read_rotary(config: Config) -> dict[str, Any]:
+    """`rope_theta` and `rope_scaling`, or `rope_parameters`, which holds both since version 5 of transformers."""
+    given = config.get("rope_parameters") or {**(config.get("rope_scaling") or {})}
+    theta = given.get("rope_theta") or config.get("rope_theta") or 10_000.0
+    if config.get("partial_rotary_factor", given.get("partial_rotary_factor", 1.0)) != 1.0:
+        raise InputError("partial_rotary_factor: rotating only a part of each head is not supported")
+    kind = given.get("rope_type", given.get("type", "default"))
+    match kind:
+        case "default":
+            scaling = None
+        case "linear":
+            scaling = RotaryScaling("linear", given["factor"])
+        case "llama3":
+            scaling = RotaryScaling(
+                "llama3",
+                given["factor"],
+                given["low_freq_factor"],
+                given["high_freq_factor"],
+                given["original_max_position_embeddings"],
+            )
+        case _:
+            raise InputError(f"rope_scaling of type {kind!r} is not supported; default, linear and llama3 are")
+    return {"rotary_theta": float(theta), "rotary_scaling": scaling}
+
+
+def _write_rotary(model: Model) -> Config:
+    scaling, written = model.rotary_scaling, None
+    if scaling is not None:
+        written = {"rope_type": scaling.kind, "factor": scaling.factor}
+    if scaling is not None and scaling.kind == "llama3":
+        assert written is not None
+        written |= {
+            "low_freq_factor": scaling.low_frequency,
+            "high_freq_factor": scaling.high_frequency,
+            "original_max_position_embeddings": scaling.original_length,
+        }
+    return {"rope_theta": model.rotary_theta, "rope_scaling": written}
+
+
+def _read_llama(config: Config) -> dict[str, Any]:
+    bias = config.get("attention_bias", False)
+    if "sliding_attention" in (config.get("layer_types") or ()):
+        raise InputError("layer_types: sliding_attention is not supported in this family")
+    return {**_read_rotary(config), "qkv_bias": bias, "attention_bias": bias}
+
+
+def _write_llama(model: Model) -> Config:
+    return {**_write_rotary(model), "attention_bias": model.attention_bias}
+
+
+def _read_modernbert(config: Config) -> dict[str, Any]:
+    if config.get("classifier_bias", False) != config.get("mlp_bias", False):
+        raise InputError("modernbert with classifier_bias unlike mlp_bias is not supported")
+    if config.get("classifier_activation", "gelu") != config.get("hidden_activation", "gelu"):
+        raise InputError("modernbert with classifier_activation unlike hidden_activation is not supported")
+    every, kinds = config.get("global_attn_every_n_layers", 3), config.get("layer_types")
+    if kinds is not None:
+        every = kinds.index("full_attention", 1) if "full_attention" in kinds[1:] else len(kinds)
+        if kinds != _layer_types(every, len(kinds)):
+            raise InputError(f"layer_types: only every so-manyth layer can have full attention, not {kinds}")
+    rotary = config.get("rope_parameters") or {}
+    far, near = (rotary.get(kind) or {} for kind in ("full_attention", "sliding_attention"))
+    if any(one.get("rope_type", "default") != "default" for one in (far, near)):
+        raise InputError("modernbert with scaled rotary positions is not supported")
+    bias = config.get("attention_bias", False)
+    return {
+        "window": config.get("local_attention", 128) // 2,
+        "global_every": every,
+        "rotary_theta": float(far.get("rope_theta") or config.get("global_rope_theta") or 160_000.0),
+        "window_theta": float(near.get("rope_theta") or config.get("local_rope_theta") or 10_000.0),
+        "qkv_bias": bias,
+        "attention_bias": bias,
+    }
+
+
+def _write_modernbert(model: Model) -> Config:
+    far, near = ({"rope_type": "default", "rope_theta": t} for t in (model.rotary_theta, model.window_theta))
+    return {
+        "local_attention": 2 * model.window,
+        "global_attn_every_n_layers": model.global_every,
+        "layer_types": _layer_types(model.global_every, model.depth),
+        "global_rope_theta": model.rotary_theta,
+        "local_rope_theta": model.window_theta,
+        "rope_parameters": {"full_attention": far, "sliding_attention": near},
+        "attention_bias": model.attention_bias,
+        "classifier_bias": model.mlp_bias,
+        "classifier_activation": _THEIRS[model.activation],
+    }
+
+
+def _layer_types(every: int, depth: int) -> list[str]:
+    return ["sliding_attention" if layer % every else "full_attention" for layer in range(depth)]
+
+
+def _read_t5(config: Config) -> dict[str, Any]:
+    kind = config.get("feed_forward_proj", "relu")
+    gated, activation = kind.startswith("gated-"), kind.removeprefix("gated-")
+    # version 1.0 scales what goes into its tied output layer; a missing flag means that version
+    scaled = config.get("scale_decoder_outputs", config.get("tie_word_embeddings") is not False)
+    return {
+        "gated": gated,
+        "activation": "gelu_tanh" if kind == "gated-gelu" else _activation(activation),
+        "depth": config.get("num_decoder_layers") or config.get("num_layers", 6),
+        "tied": config.get("tie_word_embeddings") is not False,
+        "logits_scale": config.get("d_model", 512) ** -0.5 if scaled else 1.0,
+    }
+
+
+def _write_t5(model: Model) -> Config:
+    activation = "gelu" if model.gated and model.activation == "gelu_tanh" else _THEIRS[model.activation]
+    return {
+        "feed_forward_proj": f"gated-{activation}" if model.gated else activation,
+        "num_decoder_layers": model.depth,
+        "tie_word_embeddings": model.tied,
+        "scale_decoder_outputs": model.logits_scale != 1,
+        "is_encoder_decoder": True,
+    }
+
+
+_LAYERNORM = Model(norm="layernorm", norm_epsilon=1e-5, norm_bias=True, gated=False)
+_BIASED = replace(_LAYERNORM, positions="learned", qkv_bias=True, attention_bias=True, mlp_bias=True)
+_BERT = replace(_BIASED, norm_placement="post", embedding_norm=True, head_bias=True, head_transform=True)
+
+_LLAMA_FIELDS = (
+    ("vocabulary", "vocab_size", 32_000),
+    ("width", "hidden_size", 4096),
+    ("mlp_width", "intermediate_size", 11_008),
+    ("depth", "num_hidden_layers", 32),
+    ("heads", "num_attention_heads", 32),
+    ("kv_heads", "num_key_value_heads", 0),
+    ("head_width", "head_dim", 0),
+    ("activation", "hidden_act", "silu"),
+    ("max_positions", "max_position_embeddings", 2048),
+    ("norm_epsilon", "rms_norm_eps", 1e-6),
+    ("tied", "tie_word_embeddings", False),
+)
+_QWEN_REQUIRES = (("use_sliding_window", False),)
+_BERT_FIELDS = (
+    ("vocabulary", "vocab_size", 30_522),
+    ("width", "hidden_size", 768),
+    ("depth", "num_hidden_layers", 12),
+    ("heads", "num_attention_heads", 12),
+    ("mlp_width", "intermediate_size", 3072),
+    ("activation", "hidden_act", "gelu"),
+    ("dropout", "hidden_dropout_prob", 0.1),
+    ("dropout", "attention_probs_dropout_prob", 0.1),
+    ("max_positions", "max_position_embeddings", 512),
+    ("token_types", "type_vocab_size", 2),
+    ("norm_epsilon", "layer_norm_eps", 1e-12),
+    ("tied", "tie_word_embeddings", True),
+)
+
+FAMILIES = {
+    "gpt2": Family(
+        architecture="GPT2LMHeadModel",
+        base=_BIASED,
+        fields=(
+            ("vocabulary", "vocab_size", 50_257),
+            ("max_positions", "n_positions", 1024),
+            ("width", "n_embd", 768),
+            ("depth", "n_layer", 12),
+            ("heads", "n_head", 12),
+            ("mlp_width", "n_inner", 0),
+            ("activation", "activation_function", "gelu_new"),
+            ("dropout", "resid_pdrop", 0.1),
+            ("dropout", "embd_pdrop", 0.1),
+            ("dropout", "attn_pdrop", 0.1),
+            ("norm_epsilon", "layer_norm_epsilon", 1e-5),
+            ("tied", "tie_word_embeddings", True),
+        ),
+        read=lambda config: {},
+        write=lambda model: {},
+        names=lambda model: names.GPT2,
+        requires=(("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)),
+    ),
+    "llama": Family(
+        architecture="LlamaForCausalLM",
+        base=Model(),
+        fields=(*_LLAMA_FIELDS, ("mlp_bias", "mlp_bias", False)),
+        read=_read_llama,
+        write=_write_llama,
+        names=lambda model: names.LLAMA,
+    ),
+    "qwen2": Family(
+        architecture="Qwen2ForCausalLM",
+        base=Model(qkv_bias=True),
+        fields=_LLAMA_FIELDS,
+        read=lambda config: {**_read_llama(config), "qkv_bias": True, "attention_bias": False},
+        write=_write_rotary,
+        names=lambda model: names.LLAMA,
+        requires=_QWEN_REQUIRES,
+    ),
+    "qwen3": Family(
+        architecture="Qwen3ForCausalLM",
+        base=Model(qk_norm=True),
+        fields=tuple((*row[:2], 128) if row[0] == "head_width" else row for row in _LLAMA_FIELDS),
+        read=_read_llama,
+        write=_write_llama,
+        names=lambda model: names.LLAMA,
+        requires=_QWEN_REQUIRES,
+    ),
+    "bert": Family(
+        architecture="BertForMaskedLM",
+        base=_BERT,
+        fields=_BERT_FIELDS,
+        read=lambda config: {},
+        write=lambda model: {},
+        names=lambda model: names.BERT,
+        requires=(("position_embedding_type", "absolute"),),
+        headless="BertModel",
+    ),
+    "roberta": Family(
+        architecture="RobertaForMaskedLM",
+        base=_BERT,
+        fields=_BERT_FIELDS,
+        read=lambda config: {"position_offset": config.get("pad_token_id", 1) + 1},
+        write=lambda model: {"pad_token_id": model.position_offset - 1},
+        names=lambda model: names.ROBERTA,
+        requires=(("position_embedding_type", "absolute"),),
+        headless="RobertaModel",
+    ),
+    "modernbert": Family(
+        architecture="ModernBertForMaskedLM",
+        base=replace(
+            _LAYERNORM,
+            positions="rotary",
+            gated=True,
+            norm_bias=False,
+            embedding_norm=True,
+            first_norm=False,
+            head_transform=True,
+        ),
+        fields=(
+            ("vocabulary", "vocab_size", 50_368),
+            ("width", "hidden_size", 768),
+            ("mlp_width", "intermediate_size", 1152),
+            ("depth", "num_hidden_layers", 22),
+            ("heads", "num_attention_heads", 12),
+            ("activation", "hidden_activation", "gelu"),
+            ("max_positions", "max_position_embeddings", 8192),
+            ("norm_epsilon", "norm_eps", 1e-5),
+            ("norm_bias", "norm_bias", False),
+            ("mlp_bias", "mlp_bias", False),
+            ("dropout", "mlp_dropout", 0.0),
+            ("dropout", "attention_dropout", 0.0),
+            ("dropout", "embedding_dropout", 0.0),
+            ("head_bias", "decoder_bias", True),
+            ("tied", "tie_word_embeddings", True),
+        ),
+        read=_read_modernbert,
+        write=_write_modernbert,
+        names=lambda model: names.MODERNBERT,
+    ),
+    "t5": Family(
+        architecture="T5ForConditionalGeneration",
+        base=Model(positions="relative", attention_scale=1.0, initial_scale=None, embedding_scale=1.0),
+        fields=(
+            ("vocabulary", "vocab_size", 32_128),
+            ("width", "d_model", 512),
+            ("head_width", "d_kv", 64),
+            ("mlp_width", "d_ff", 2048),
+            ("encoder_depth", "num_layers", 6),
+            ("heads", "num_heads", 8),
+            ("relative_buckets", "relative_attention_num_buckets", 32),
+            ("relative_distance", "relative_attention_max_distance", 128),
+            ("dropout", "dropout_rate", 0.1),
+            ("norm_epsilon", "layer_norm_epsilon", 1e-6),
+        ),
+        read=_read_t5,
+        write=_write_t5,
+        names=lambda model: names.t5(model.gated),
+    ),
+}

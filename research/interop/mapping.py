@@ -1,0 +1,227 @@
+"""Parameters between our tree and foreign tensors: pure functions of the tables in `names`.
+
+Foreign tensors are a mapping from name to something that can be read; ours are stacked over layers. Both ways go tensor
+by tensor and part by part, so that neither side ever has to exist as a whole.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Sharding
+
+from research import models
+from research.config import Model
+from research.errors import InputError
+from research.interop.names import Names, Place, canonical, place
+
+Shape = tuple[int, ...]
+Index = tuple[slice, ...]
+
+
+class Tensor(NamedTuple):
+    """A foreign tensor that has not been read yet. What `read` gives may be a view of a file."""
+
+    shape: Shape
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+
+class Parameter(NamedTuple):
+    """One of ours. `rows` says for each layer (one, if it is not stacked) which tensor holds it; None: it does not
+    exist there, because it would change nothing."""
+
+    shape: Shape
+    flat: Shape  # of a layer, with heads and their width as one axis, as everybody else has it
+    stacked: bool
+    place: Place
+    rows: list[str | None]
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries to one with paths as "decoder/norm/scale"."""
+    if not isinstance(tree, dict):
+        return {prefix.rstrip("/"): tree}
+    return {path: leaf for name, node in tree.items() for path, leaf in flatten(node, f"{prefix}{name}/").items()}
+
+
+def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`."""
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *above, name = path.split("/")
+        node = tree
+        for part in above:
+            node = node.setdefault(part, {})
+        node[name] = leaf
+    return tree
+
+
+def parameters(model: Model, names: Names) -> dict[str, Parameter]:
+    """Every parameter of a resolved model by its path. Raises InputError if the family lacks one."""
+    shapes = flatten(jax.eval_shape(lambda: models.init(model, jax.random.key(0))))
+    axes = flatten(models.axes(model))
+    out = {}
+    for path, leaf in shapes.items():
+        where = place(names, path)
+        if where is None:
+            raise InputError(f"the family has nothing like the parameter {path}")
+        stacked = "layers" in axes[path]
+        layers = [where.name.format(layer=layer) for layer in range(leaf.shape[0] if stacked else 1)]
+        rows = [None if name in names.absent else name for name in layers]
+        out[path] = Parameter(leaf.shape, _flat(leaf.shape[stacked:], axes[path][stacked:]), stacked, where, rows)
+    return out
+
+
+def load(
+    model: Model,
+    names: Names,
+    tensors: Mapping[str, Tensor],
+    shardings: Any = None,
+    finish: Callable[[str, jax.Array], Any] = lambda path, array: array,
+) -> models.Params:
+    """Foreign tensors as our float32 parameters. One device's part of one parameter is on the host at a time.
+
+    Args:
+      model: resolved.
+      names: of the family.
+      tensors: of any float type.
+      shardings: a tree as of the parameters; None: everything on the first device.
+      finish: makes of each parameter, given its path and itself, what is kept in its place.
+
+    Raises:
+      InputError: if tensors are missing, left over, or of another shape; it names them.
+    """
+    there = flatten(shardings) if shardings is not None else {}
+    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    leaves = {}
+    for path, parameter in _found(parameters(model, names), names, tensors).items():
+
+        def read(index: Index, parameter: Parameter = parameter) -> np.ndarray:
+            return _read(parameter, tensors, index)
+
+        leaves[path] = finish(path, _assemble(parameter.shape, there.get(path, first), read))
+    return unflatten(leaves)
+
+
+def shapes(model: Model, names: Names) -> dict[str, Shape]:
+    """The foreign tensors of a model and their shapes, in the order of `export`."""
+    return {name: _expected(found[0][0]) for name, found in _pieces(model, names).items()}
+
+
+def export(model: Model, names: Names, params: models.Params) -> Iterator[tuple[str, np.ndarray]]:
+    """Our parameters as foreign tensors, one by one."""
+    leaves = flatten(params)
+    for name, found in _pieces(model, names).items():
+        parts = [
+            np.asarray(leaves[path][layer] if parameter.stacked else leaves[path]).reshape(parameter.flat)
+            for parameter, path, layer in found
+        ]
+        whole = np.concatenate(parts, axis=-1)
+        yield name, whole.T if found[0][0].place.transposed else whole
+
+
+def _pieces(model: Model, names: Names) -> dict[str, list[tuple[Parameter, str, int]]]:
+    """For each foreign tensor what it consists of, in order: our parameter, its path, and the layer."""
+    out: dict[str, list[tuple[Parameter, str, int]]] = {}
+    for path, parameter in parameters(model, names).items():
+        for layer, name in enumerate(parameter.rows):
+            if name is not None:
+                out.setdefault(name, []).append((parameter, path, layer))
+    return {name: sorted(found, key=lambda piece: piece[0].place.part) for name, found in out.items()}
+
+
+def _expected(parameter: Parameter) -> Shape:
+    """The shape of the tensor that a parameter lies in."""
+    *above, last = parameter.flat
+    whole = (*above, last * parameter.place.parts)
+    return whole[::-1] if parameter.place.transposed else whole
+
+
+def _flat(shape: Shape, axes: tuple[str | None, ...]) -> Shape:
+    out: list[int] = []
+    for size, name in zip(shape, axes, strict=True):
+        if name == "head" and out:
+            out[-1] *= size
+        else:
+            out.append(size)
+    return tuple(out)
+
+
+def _found(ours: dict[str, Parameter], names: Names, tensors: Mapping[str, Tensor]) -> dict[str, Parameter]:
+    """The parameters with the names that tensors really have. Raises InputError if the two sides do not match."""
+    actual = {canonical(names, name): name for name in tensors}
+    used, missing, wrong, out = set(), [], [], {}
+    for path, parameter in ours.items():
+        expected, rows = _expected(parameter), []
+        for name in parameter.rows:
+            same = (name, *(copy for original, copy in names.copies if original == name))
+            found = next((actual[one] for one in same if one in actual), None)
+            if name is not None and found is None:
+                missing.append(name)
+            elif found is not None and tensors[found].shape != expected:
+                wrong.append(f"{found} is {list(tensors[found].shape)}, not {list(expected)}")
+            elif found is not None and not jnp.issubdtype(tensors[found].dtype, jnp.floating):
+                wrong.append(f"{found} is of {tensors[found].dtype}, not of a float type")
+            rows.append(found)
+            used.add(found)
+        out[path] = parameter._replace(rows=rows)
+    for original, copy in names.copies:
+        one, other = actual.get(original), actual.get(copy)
+        if one is not None and other is not None and other not in used:
+            used.add(other)
+            if not _equal(tensors[one].read(), tensors[other].read()):
+                wrong.append(f"{other} differs from {one}, with which it is tied")
+    dropped = re.compile("|".join((*names.dropped, "(?!)")))
+    left = [name for full, name in actual.items() if name not in used and not dropped.fullmatch(full)]
+    for label, these in (("missing", missing), ("left over", left)):
+        if these:
+            more = f" and {len(these) - 8} more" if len(these) > 8 else ""
+            wrong.append(f"{label}: {', '.join(these[:8])}{more}")
+    if wrong:
+        raise InputError("the tensors do not fit the model:\n  " + "\n  ".join(wrong[:12]))
+    return out
+
+
+def _read(parameter: Parameter, tensors: Mapping[str, Tensor], index: Index) -> np.ndarray:
+    """A part of one of our parameters."""
+    ranges = [range(*part.indices(size)) for part, size in zip(index, parameter.shape, strict=True)]
+    out = np.empty([len(part) for part in ranges], np.float32)
+    for row, layer in enumerate(ranges[0] if parameter.stacked else (0,)):
+        target, inner = (out[row], index[1:]) if parameter.stacked else (out, index)
+        name = parameter.rows[layer]
+        target[...] = 1 if name is None else _ours(tensors[name].read(), parameter)[inner]
+    return out
+
+
+def _ours(theirs: np.ndarray, parameter: Parameter) -> np.ndarray:
+    """Our parameter, of one layer, as a view of the tensor that it lies in."""
+    where, shape = parameter.place, parameter.shape[parameter.stacked :]
+    array = theirs.T if where.transposed else theirs
+    width = array.shape[-1] // where.parts
+    array = array[..., where.part * width : (where.part + 1) * width].reshape(shape)
+    if where.interleaved:  # pairs that rotate together: from neighbours to halves of the head
+        array = array.reshape(*shape[:-1], shape[-1] // 2, 2).swapaxes(-1, -2).reshape(shape)
+    return array
+
+
+def _equal(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and all(np.array_equal(a[i : i + 4096], b[i : i + 4096]) for i in range(0, len(a), 4096))
+
+
+def _assemble(shape: Shape, sharding: Sharding, read: Callable[[Index], np.ndarray]) -> jax.Array:
+    """As `jax.make_array_from_callback`, but with one part on the host at a time."""
+    indices = sharding.addressable_devices_indices_map(shape)
+    holders: dict[tuple[Any, ...], tuple[Index, list[jax.Device]]] = {}
+    for device, index in indices.items():
+        assert index is not None
+        _, devices = holders.setdefault(tuple((part.start, part.stop) for part in index), (index, []))
+        devices.append(device)
+    arrays: dict[jax.Device, jax.Array] = {}
+    for index, devices in holders.values():
+        part = read(index)
+        arrays |= {device: jax.block_until_ready(jax.device_put(part, device)) for device in devices}
+    return jax.make_array_from_single_device_arrays(shape, sharding, [arrays[device] for device in indices])
