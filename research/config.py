@@ -2,17 +2,20 @@
 
 A file in `configs/` is a Python function `get_config() -> Experiment`; a variant is a `dataclasses.replace` of another.
 Every field can be set from the command line by its path (`--optimizer.learning-rate 3e-4`). `research/command_line.py`
-reads files and overrides, `validate` checks the tree as a whole, and `save`/`load` keep it as JSON in a run folder.
+reads files and overrides, `research/validation.py` checks the tree as a whole, `save` and `load` keep it as JSON in a
+run folder.
 """
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import cattrs
 from cattrs.strategies import configure_tagged_union
+from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
 from research.errors import InputError
 
@@ -74,9 +77,8 @@ class Model:
     embedding_scale: float = 0.02  # standard deviation of the initial embeddings
     unroll: int = 1  # layers per iteration of the loop over layers: 1 compiles fastest, depth can run fastest
     remat: Literal["none", "dots", "full"] = "none"  # keep every activation, only matrix products, or only layer inputs
-    attention: Literal["auto", "plain", "cudnn"] = (
-        "auto"  # implementation; auto: the fastest right one for the platform
-    )
+    # implementation; auto: the fastest right one for the platform
+    attention: Literal["auto", "plain", "cudnn"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,12 +171,14 @@ class Schedule:
     """How long training lasts, and the course of the learning rate."""
 
     steps: int = 1000  # optimizer steps
-    name: Literal["cosine", "stable_decay", "inverse_square_root", "linear"] = (
-        "cosine"  # stable_decay: warmup-stable-decay
-    )
+    # course after the warmup; stable_decay: warmup-stable-decay
+    name: Literal["cosine", "stable_decay", "inverse_square_root", "linear"] = "cosine"
     warmup: int = 100  # steps of linear rise
     decay: int | None = None  # stable_decay: length of the final fall in steps; None: a fifth of all
     final: float = 0.1  # last learning rate, as a share of the peak (not inverse_square_root)
+
+
+Rules = tuple[tuple[str, tuple[str, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -184,14 +188,15 @@ class Mesh:
     data: int = -1  # copies of the model, each with its rows of the batch
     fsdp: int = 1  # rows too, but parameters and optimizer state are split as well
     tensor: int = 1  # heads, MLP and vocabulary are split
-    rules: tuple[tuple[str, tuple[str, ...]], ...] = (
+    # logical axis -> mesh axes; a logical axis that is not named here is not split
+    rules: Rules = (
         ("batch", ("data", "fsdp")),
         ("embed", ("fsdp",)),
         ("heads", ("tensor",)),
         ("kv_heads", ("tensor",)),
         ("mlp", ("tensor",)),
         ("vocab", ("tensor",)),
-    )  # logical axis -> mesh axes; a logical axis that is not named here is not split
+    )
 
 
 @dataclass(frozen=True)
@@ -252,7 +257,8 @@ class Experiment:
 
 _converter = cattrs.Converter(forbid_extra_keys=True)
 configure_tagged_union(Objective, _converter, tag_name="objective")
-_converter.register_structure_hook(float | str, lambda value, _: value)
+for _plain in (bool, int, float, str, float | str):  # cattrs itself would turn 1.5 to 1 and "False" to True
+    _converter.register_structure_hook(_plain, lambda value, kind: typed(value, kind))
 
 
 def to_dict(experiment: Experiment) -> dict[str, Any]:
@@ -264,8 +270,24 @@ def from_dict(tree: dict[str, Any]) -> Experiment:
     """The inverse of `to_dict`. Raises InputError with the path of every wrong field."""
     try:
         return _converter.structure(tree, Experiment)
-    except (cattrs.BaseValidationError, TypeError, ValueError) as error:
-        raise InputError("not an experiment: " + "; ".join(cattrs.transform_error(error, path="experiment"))) from error
+    except (cattrs.BaseValidationError, TypeError, ValueError, KeyError) as error:
+        wrong = cattrs.transform_error(error, "experiment", format_exception=_told)
+        raise InputError("not an experiment: " + "; ".join(wrong)) from error
+
+
+def typed(value: Any, kind: Any) -> Any:
+    """The value itself. Raises ValueError if it is not of this type."""
+    try:
+        return check_type(value, kind, collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
+    except TypeCheckError as error:
+        name = kind.__name__ if isinstance(kind, type) else re.sub(r"typing\.|research\.config\.", "", str(kind))
+        raise ValueError(f"{value!r} is not {name}") from error
+
+
+def _told(error: BaseException, kind: type | None) -> str:
+    if isinstance(error, KeyError):
+        return f"{error.args[0]!r} is missing or unknown"
+    return str(error) if isinstance(error, ValueError) else cattrs.v.format_exception(error, kind)
 
 
 def save(experiment: Experiment, path: Path, **facts: Any) -> None:
@@ -276,9 +298,13 @@ def save(experiment: Experiment, path: Path, **facts: Any) -> None:
 def load(path: Path) -> Experiment:
     """Reads what `save` wrote. Raises InputError if the file is missing or is not an experiment."""
     try:
-        return from_dict(json.loads(path.read_text())["experiment"])
-    except (OSError, KeyError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is not a saved experiment: {error}") from error
+        tree = json.loads(path.read_text())["experiment"]
+    except (OSError, LookupError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is not a saved experiment: {type(error).__name__}: {error}") from error
+    try:
+        return from_dict(tree)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def resolve(model: Model, vocabulary: int, length: int) -> Model:
@@ -294,96 +320,3 @@ def resolve(model: Model, vocabulary: int, length: int) -> Model:
         window_theta=model.window_theta or model.rotary_theta,
         attention_scale=model.attention_scale or (model.head_width or model.width // model.heads) ** -0.5,
     )
-
-
-def validate(experiment: Experiment) -> None:
-    """Checks what can be known before the data is read and the devices are asked.
-
-    Raises:
-      InputError: naming every wrong field, its value and what would work.
-    """
-    model, data, schedule = experiment.model, experiment.data, experiment.schedule
-    kv_heads = model.kv_heads or model.heads
-    names = [objective.name for objective in experiment.objectives]
-    rows_only = [o.name for o in experiment.objectives if isinstance(o, Causal | Masked)]
-    rules = [
-        (model.width > 0 and model.depth > 0 and model.heads > 0, "model", "width, depth and heads must be positive"),
-        (
-            model.head_width > 0 or model.width % model.heads == 0,
-            "model.heads",
-            f"{model.heads} heads do not divide width {model.width}; choose a divisor or set model.head_width",
-        ),
-        (
-            model.heads % kv_heads == 0,
-            "model.kv_heads",
-            f"{kv_heads} does not divide model.heads = {model.heads}",
-        ),
-        (
-            model.positions != "rotary" or (model.head_width or model.width // model.heads) % 2 == 0,
-            "model.head_width",
-            "rotary positions rotate pairs: the head width must be even",
-        ),
-        (
-            model.positions != "learned"
-            or model.max_positions == 0
-            or max(data.length, data.source_length or 0) + model.position_offset <= model.max_positions,
-            "data.length",
-            f"{data.length} is longer than the {model.max_positions} learned positions of the model",
-        ),
-        (0 <= model.dropout < 1, "model.dropout", f"{model.dropout} is not in [0, 1)"),
-        (model.norm == "layernorm" or not model.norm_bias, "model.norm_bias", "rmsnorm has no bias"),
-        (model.unroll >= 1, "model.unroll", f"{model.unroll} must be at least 1"),
-        (len(experiment.objectives) > 0, "objectives", "at least one is needed"),
-        (len(set(names)) == len(names), "objectives", f"names must differ, not {names}"),
-        (
-            not (model.encoder_depth and rows_only),
-            "objectives",
-            f"{rows_only} have no source side; an encoder-decoder trains on Prefix, SpanCorruption or TextToText",
-        ),
-        (data.length >= 2, "data.length", f"{data.length} is too short"),
-        (data.batch >= 1, "data.batch", f"{data.batch} must be at least 1"),
-        (
-            isinstance(data.held_out, str) or 0 < data.held_out < 1,
-            "data.held_out",
-            f"{data.held_out} is neither a source nor a fraction between 0 and 1",
-        ),
-        (
-            experiment.step.accumulation >= 1 and data.batch % experiment.step.accumulation == 0,
-            "step.accumulation",
-            f"{experiment.step.accumulation} does not divide data.batch = {data.batch}",
-        ),
-        (schedule.steps >= 1, "schedule.steps", f"{schedule.steps} must be at least 1"),
-        (
-            0 <= schedule.warmup <= schedule.steps,
-            "schedule.warmup",
-            f"{schedule.warmup} is not between 0 and schedule.steps = {schedule.steps}",
-        ),
-        (experiment.optimizer.learning_rate > 0, "optimizer.learning_rate", "must be positive"),
-        (experiment.checkpoint.every >= 1, "checkpoint.every", "must be at least 1"),
-        (experiment.checkpoint.keep_last >= 1, "checkpoint.keep_last", "must be at least 1: a run resumes from it"),
-        (experiment.logging.every >= 1, "logging.every", "must be at least 1"),
-        (
-            min(experiment.mesh.data, experiment.mesh.fsdp, experiment.mesh.tensor) >= -1
-            and 0 not in (experiment.mesh.data, experiment.mesh.fsdp, experiment.mesh.tensor),
-            "mesh",
-            "sizes are positive, or -1 for what is left",
-        ),
-        *((o.rate > 0, f"objectives.{o.name}.rate", f"{o.rate} must be positive") for o in experiment.objectives),
-        *(
-            (0 < o.mask_rate < 1, f"objectives.{o.name}.mask_rate", f"{o.mask_rate} is not between 0 and 1")
-            for o in experiment.objectives
-            if isinstance(o, Masked)
-        ),
-        *(
-            (
-                0 < o.noise_rate < 1 and o.mean_span >= 1,
-                f"objectives.{o.name}",
-                f"noise_rate {o.noise_rate} must be between 0 and 1 and mean_span {o.mean_span} at least 1",
-            )
-            for o in experiment.objectives
-            if isinstance(o, SpanCorruption)
-        ),
-    ]
-    wrong = [f"{name}: {message}" for holds, name, message in rules if not holds]
-    if wrong:
-        raise InputError("the experiment cannot run:\n  " + "\n  ".join(wrong))
