@@ -25,7 +25,7 @@ class RotaryScaling:
     """Longer contexts for rotary positions: `linear` divides every frequency by `factor`; `llama3` only the low ones
     (Llama 3.1, as in `transformers`' `_compute_llama3_parameters`)."""
 
-    kind: Literal["linear", "llama3"] = "llama3"
+    kind: Literal["linear", "llama3"] = "llama3"  # which frequencies are divided
     factor: float = 8.0  # how many times longer than the original context
     low_frequency: float = 1.0  # llama3: wavelengths above original_length / low_frequency are divided by factor
     high_frequency: float = 4.0  # llama3: wavelengths below original_length / high_frequency are kept
@@ -96,7 +96,7 @@ class Stream:
 class Causal(Stream):
     """Predict each token from those before it (GPT-2)."""
 
-    name: str = "causal"
+    name: str = "causal"  # in metrics and results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,7 @@ class Masked(Stream):
     """Predict hidden tokens from both sides (BERT): of the chosen tokens 80 % become the mask, 10 % a random token,
     10 % stay; another choice every epoch."""
 
-    name: str = "masked"
+    name: str = "masked"  # in metrics and results
     mask_rate: float = 0.15  # share of tokens to predict
     whole_words: bool = False  # choose all pieces of a word together
 
@@ -113,14 +113,14 @@ class Masked(Stream):
 class Prefix(Stream):
     """Predict the rest of a document from a prefix that is seen from both sides; the split is uniformly random."""
 
-    name: str = "prefix"
+    name: str = "prefix"  # in metrics and results
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpanCorruption(Stream):
     """Replace random spans by sentinels in the input; predict the spans (T5, section 3.1.4)."""
 
-    name: str = "span_corruption"
+    name: str = "span_corruption"  # in metrics and results
     noise_rate: float = 0.15  # share of tokens to hide
     mean_span: float = 3.0  # mean number of tokens in a hidden span
 
@@ -129,7 +129,7 @@ class SpanCorruption(Stream):
 class TextToText(Stream):
     """Predict the second field of a pair from the first (T5's "translate English to French: …")."""
 
-    name: str = "text_to_text"
+    name: str = "text_to_text"  # in metrics and results
     prefix: str = ""  # text put before every input
 
 

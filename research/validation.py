@@ -1,4 +1,7 @@
-"""Checks an experiment as a whole, before the data is read and the devices are asked."""
+"""Checks an experiment as a whole, before the data is read and the devices are asked.
+
+What depends on the tokenizer is checked in `data.open`, what depends on the devices in `training/sharding.py`.
+"""
 
 import dataclasses
 from typing import Any, get_type_hints
@@ -91,10 +94,9 @@ def _wrong_values(experiment: Experiment) -> list[str]:
 
 def _wrong_together(experiment: Experiment) -> list[str]:
     """Fields that do not fit each other; each is right by itself."""
-    model, data, schedule, mesh = experiment.model, experiment.data, experiment.schedule, experiment.mesh
+    model, data, schedule = experiment.model, experiment.data, experiment.schedule
     kv_heads, accumulation = model.kv_heads or model.heads, experiment.step.accumulation
     longest = max(data.length, data.source_length or 0)
-    row_groups = max(mesh.data, 1) * max(mesh.fsdp, 1) * accumulation
     names = [objective.name for objective in experiment.objectives]
     rows_only = [o.name for o in experiment.objectives if isinstance(o, Causal | Masked)]
     rules = [
@@ -132,11 +134,6 @@ def _wrong_together(experiment: Experiment) -> list[str]:
             data.batch % accumulation == 0,
             "step.accumulation",
             f"{accumulation} does not divide data.batch = {data.batch}",
-        ),
-        (
-            data.batch % accumulation != 0 or data.batch % row_groups == 0,
-            "data.batch",
-            f"{data.batch} rows cannot be split evenly over mesh.data x mesh.fsdp x step.accumulation = {row_groups}",
         ),
         (
             schedule.warmup <= schedule.steps,
