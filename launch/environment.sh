@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it: `root` is the repository, `install EXTRA…` makes its .venv or brings it up to date.
+# Sourced by the scripts beside it: `root` is the repository, `prepare EXTRA…` makes its .venv or brings it up to date.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 
-install() { # extras: none for what training needs
+prepare() {
   local python
   for python in python3 python3.13 python3.12 python3.11; do
     if "$python" -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then

@@ -21,5 +21,6 @@ if ! grep -qx -- "${1:-}" <<<"$commands"; then
   exit 2
 fi
 
-install
+# shellcheck disable=SC2119 # no extras
+prepare
 exec "$root/.venv/bin/python" -P -m "research.$1" "${@:2}"

@@ -9,6 +9,6 @@ set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-install test
+prepare test
 cd "$root"
 exec .venv/bin/python -m pytest "$@"
