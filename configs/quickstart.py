@@ -1,0 +1,33 @@
+"""Three objectives in one run, on the documentation that every Python carries.
+
+./launch/local.sh train configs/quickstart.py
+"""
+
+from research.config import (
+    Causal,
+    Checkpoint,
+    Data,
+    Evaluation,
+    Experiment,
+    Masked,
+    Model,
+    Optimizer,
+    Schedule,
+    SpanCorruption,
+)
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        model=Model(width=192, depth=4, heads=6, mlp_width=512, unroll=4),
+        objectives=(
+            Causal(rate=0.25),
+            Masked(rate=0.5, mask_rate=0.3),
+            SpanCorruption(rate=0.25, name="prefix"),
+        ),
+        data=Data(source="python-docs", held_out=0.05, tokenizer="train:1024", length=128, batch=16),
+        optimizer=Optimizer(name="muon", learning_rate=1e-2),
+        schedule=Schedule(steps=700, name="linear", warmup=20, final=0.0),
+        checkpoint=Checkpoint(every=350),
+        evaluation=Evaluation(every=100, batches=8),
+    )

@@ -1,0 +1,28 @@
+"""The process that a command runs in: its caches and its memory."""
+
+import os
+import resource
+import sys
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """Where prepared data, compiled programs and fetched models are kept: RESEARCH_CACHE, or ~/.cache/research."""
+    return Path(os.environ.get("RESEARCH_CACHE", "~/.cache/research")).expanduser()
+
+
+def start() -> None:
+    """Keeps compiled programs on disk, so that the same program compiles once on a machine."""
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def peak_memory() -> int:
+    """The most bytes this process has held: on the accelerator with the most, or on the host where there is none."""
+    import jax
+
+    used = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes; bytes on macOS
+    return max(used) or resident * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,116 @@
+"""The command `train CONFIG [--workdir DIR] [--FIELD VALUE …]`: trains, evaluates, and shows the result."""
+
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from research import command_line, config, data, models, runtime, validation
+from research.config import Experiment
+from research.data import Corpus
+from research.evaluation import heldout, samples
+from research.lm import LanguageModel
+from research.objectives import Batch
+from research.training import checkpoint, loop, run_folder, state
+from research.training.log import Log
+from research.training.loop import Programs
+from research.training.state import TrainState
+
+UNIGRAM_STEPS = 256  # training batches on which the unigram baseline is counted, at most
+
+
+def main(arguments: list[str]) -> None:
+    experiment, folder = command_line.train(arguments)
+    runtime.start()
+    train(experiment, folder, Console())
+
+
+def train(experiment: Experiment, folder: Path, console: Console) -> dict[str, Any]:
+    """Trains in a run folder, from its newest checkpoint if it has one, to the last step.
+
+    Returns:
+      What `result.json` has: {"objectives": {name: {"loss", "unigram", "uniform"}}, "steps", "tokens", "seconds",
+      "peak_memory_bytes"}; losses in nats per target, seconds and memory of this process.
+
+    Raises:
+      InputError: if the experiment cannot run, the folder has another one, or the loss is not finite.
+    """
+    began = time.monotonic()
+    validation.validate(experiment)
+    corpus = data.open(experiment)
+    console.print(corpus.facts, highlight=False)
+    longest = max(experiment.data.length, experiment.data.source_length or 0)
+    experiment = replace(experiment, model=config.resolve(experiment.model, corpus.vocabulary.size, longest))
+    programs = loop.programs(experiment)
+    run_folder.claim(folder, experiment, corpus.tokenizer)
+
+    run = _begin(experiment, programs, folder)
+    with (
+        checkpoint.manager(folder, experiment.checkpoint) as checkpoints,
+        Log(folder, experiment.logging, int(run.step), experiment.schedule.steps, console) as log,
+    ):
+        log.print(f"{folder}: {models.size(run.params):,} parameters, from step {int(run.step):,}")
+        run = loop.take_steps(experiment, corpus, programs, run, checkpoints, log)
+        log.print("evaluating on the held-out data …")
+        losses = loop.held_out(experiment, corpus, programs, run.params, experiment.evaluation.final_batches)
+        log.record({"kind": "held_out", "step": int(run.step), "losses": losses})
+
+    result = {
+        "objectives": {name: {"loss": loss, **_baselines(experiment, corpus, name)} for name, loss in losses.items()},
+        "steps": experiment.schedule.steps,
+        "tokens": experiment.schedule.steps * experiment.data.batch * experiment.data.length,
+        "seconds": time.monotonic() - began,
+        "peak_memory_bytes": runtime.peak_memory(),
+    }
+    run_folder.write_result(folder, result)
+    console.print(_table(result))
+    if experiment.evaluation.samples:
+        model = LanguageModel(experiment.model, run.params, corpus.tokenizer, experiment)
+        console.print(samples.show(model, corpus))
+    return result
+
+
+def _begin(experiment: Experiment, programs: Programs, folder: Path) -> TrainState:
+    """The newest checkpoint, or the state before the first step."""
+    if checkpoint.steps(folder):
+        return checkpoint.restore(folder, programs.state)
+    return state.create(experiment.model, programs.optimizer, experiment.seed, programs.layout)
+
+
+def _baselines(experiment: Experiment, corpus: Corpus, name: str) -> dict[str, float]:
+    """The held-out losses of the unigram frequencies of an objective's training targets, and of a uniform guess."""
+    names = [objective.name for objective in experiment.objectives]
+    objective = experiment.objectives[names.index(name)]
+
+    def training() -> Iterable[Batch]:
+        for number in range(min(experiment.schedule.steps, UNIGRAM_STEPS)):
+            rows = np.flatnonzero(corpus.objective_of_rows(number) == names.index(name))
+            batch = corpus.batch(number)
+            yield batch._replace(targets=batch.targets[rows], weights=batch.weights[rows])
+
+    size = corpus.vocabulary.size
+    held_out = heldout.target_counts(corpus.held_out(objective)[: experiment.evaluation.final_batches], size)
+    unigram = heldout.unigram_loss(heldout.target_counts(training(), size), held_out)
+    return {"unigram": unigram, "uniform": float(np.log(size))}
+
+
+def _table(result: dict[str, Any]) -> Table:
+    title = f"{result['steps']:,} steps, {result['tokens']:,} tokens, {result['seconds']:,.0f} s"
+    table = Table("objective", title=title, title_justify="left")
+    for heading in ("held-out loss", "perplexity", "unigram", "uniform", "loss / unigram"):
+        table.add_column(heading, justify="right")
+    for name, losses in result["objectives"].items():
+        loss, unigram, uniform = losses["loss"], losses["unigram"], losses["uniform"]
+        numbers = (f"{loss:.3f}", f"{np.exp(loss):,.1f}", f"{unigram:.3f}", f"{uniform:.3f}", f"{loss / unigram:.2f}")
+        table.add_row(name, *numbers)
+    return table
+
+
+if __name__ == "__main__":
+    command_line.run(main, sys.argv[1:])
