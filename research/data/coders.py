@@ -5,7 +5,9 @@ business of `tokenizers.Tokenizer`, which wraps a coder.
 """
 
 import io
+import itertools
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -287,7 +289,28 @@ class HuggingFace:
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         encoded = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(one.ids, np.int32) for one in encoded]
+        out = [np.array(one.ids, np.int32) for one in encoded]
+        for number, text in enumerate(texts if self._spellable else ()):
+            if np.isin(out[number], list(self._spellable.values())).any():
+                out[number] = self._spelled(text)
+        return out
+
+    @cached_property
+    def _spellable(self) -> dict[str, int]:
+        """Special tokens that are pieces of a unigram model too, as T5's sentinels are."""
+        model = json.loads(self.text)["model"]
+        added = self.tokenizer.get_added_tokens_decoder().items()
+        pieces = {piece for piece, _ in model["vocab"]} if model.get("type") == "Unigram" else set()
+        return {t.content: i for i, t in added if t.special and t.content in pieces and i != model["unk_id"]}
+
+    def _spelled(self, text: str) -> np.ndarray:
+        """The ids of a text that spells special tokens: it is cut within each, so that none is found."""
+        names = "|".join(map(re.escape, self._spellable))
+        cuts = [0, *(match.start() + 1 for match in re.finditer(names, text)), len(text)]
+        parts = [text[a:b] for a, b in itertools.pairwise(cuts)]
+        return np.concatenate(
+            [np.array(self.tokenizer.encode(p, add_special_tokens=False).ids, np.int32) for p in parts]
+        )
 
     def decode(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=False))

@@ -1,6 +1,7 @@
 """The data of an experiment: `batch = f(seed, step)` for training, and a fixed sequence of batches of held-out data."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import gc
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -118,8 +119,9 @@ class Corpus:
             dataset = steps.to_iter_dataset(grain.ReadOptions(num_threads=0)).mp_prefetch(
                 grain.MultiprocessingOptions(num_workers=self.workers, per_worker_buffer_size=4)
             )
-        with closing(iter(dataset)) as iterator:
-            yield ((step, _copied(batch)) for step, batch in iterator)
+        with closing(_read(dataset)) as batches:
+            yield batches
+        gc.collect()  # grain's shared memory is returned with its last arrays, which are in cycles
 
     def _places(self, step: int) -> list[mixture.Place]:
         rows = self.training.batch_rows
@@ -196,10 +198,16 @@ def _ranges(objective: config.Objective, data: Data, tokenizer: Tokenizer, folde
     return Range(prepared, 0, middle), Range(prepared, middle, prepared.documents)
 
 
+def _read(dataset: grain.IterDataset) -> Generator[tuple[int, Batch], None, None]:
+    """Copies, because what comes from grain's worker processes is shared with them and ends with them."""
+    with closing(iter(dataset)) as iterator:
+        for step, batch in iterator:
+            yield step, _copied(batch)
+
+
 def _copied(batch: Batch) -> Batch:
-    """Its own memory: what comes from grain's worker processes is shared memory, gone when they are."""
-    source = None if batch.source is None else _copied(batch.source)
-    return Batch(*map(np.array, batch[:6]), source)
+    arrays = {name: np.array(value) for name, value in batch._asdict().items() if name != "source"}
+    return batch._replace(**arrays, source=batch.source and _copied(batch.source))
 
 
 def _size(documents: Range) -> str:

@@ -161,13 +161,15 @@ def _write(folder: Path, source: Source, tokenizer: Tokenizer, prefix: str, cut:
     dtype = next(d for d in (np.uint8, np.uint16, np.uint32) if tokenizer.size - 1 <= np.iinfo(d).max)
     skipped = Skipped()
     lengths = array("q")  # of the parts of the documents
+    console = Console(stderr=True)
     progress = Progress(
         TextColumn(f"tokenising {source.name}"),
         BarColumn(),
         TextColumn("{task.fields[tokens]:,} tokens"),
         TimeElapsedColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
     with progress, open(folder / "tokens.bin", "wb") as file, ThreadPoolExecutor(1) as reader:
         task = progress.add_task("", total=sum(one.size for one in source.files) or None, tokens=0)
@@ -262,7 +264,7 @@ def _check_ids(record: Record, size: int) -> None:
         if len(wrong):
             value, index = block[wrong[0]], start + wrong[0]
             raise InputError(
-                f"{record.place}: the integer {value} at index {index} is outside the vocabulary of {size}"
+                f"{record.place}: the integer {value} at index {index} is outside the vocabulary of {size} ids"
             )
 
 
@@ -280,4 +282,4 @@ def _integers(source: Source) -> InputError:
 
 
 def _nothing(source: Source, skipped: Skipped) -> InputError:
-    return InputError(f"data source {source.name!r} has no usable document: {skipped or 'it is empty'}")
+    return InputError(f"data source {source.name!r} has no usable document: {str(skipped) or 'it is empty'}")

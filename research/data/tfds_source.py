@@ -7,7 +7,7 @@ files may be in a bucket.
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import fsspec
@@ -31,21 +31,14 @@ def open(name: str) -> Source:
     parsed = SPEC.fullmatch(name.removeprefix("tfds:"))
     if parsed is None:
         raise InputError(f"data source {name!r} is not of the form tfds:NAME/CONFIG:SPLIT[#FIELD[,FIELD2]]")
-    info = _info(name, parsed["name"])
+    info, reader, shards = _parts(name, parsed)
     fields = tuple((parsed["fields"] or "text").split(","))
     if len(fields) > 2 or not set(fields) <= set(info.features):
         raise InputError(f"data source {name!r}: choose one or two fields among {sorted(info.features)}, as in #FIELD")
-    readers = {tfds.core.FileFormat.ARRAY_RECORD: _array_record, tfds.core.FileFormat.TFRECORD: _tfrecord}
-    if info.file_format not in readers:
-        raise InputError(f"data source {name!r} is in the format {info.file_format}; prepare it as array_record")
-    try:
-        shards = info.splits[parsed["split"]].file_instructions
-    except (KeyError, ValueError, AssertionError) as error:
-        raise InputError(f"data source {name!r}: {error}; its splits are {sorted(info.splits)}") from error
 
     def file(shard: Any) -> File:
         def records() -> Iterator[Record | Bad]:
-            for number, raw in readers[info.file_format](shard):
+            for number, raw in reader(shard):
                 yield _record(f"{shard.filename}:{number}", raw, info.features, fields)
 
         system, path = fsspec.core.url_to_fs(str(shard.filename))
@@ -53,6 +46,36 @@ def open(name: str) -> Source:
         return File(f"{shard.filename}[{shard.skip}:+{shard.take}]", size, version(system.info(path)), records)
 
     return Source(name, len(fields), tuple(map(file, shards)))
+
+
+def examples(name: str) -> Iterator[dict[str, Any]]:
+    """Every example of `NAME/CONFIG:SPLIT` with all its features, for tasks.
+
+    Raises:
+      InputError: as `open`, or if an example is damaged.
+    """
+    parsed = SPEC.fullmatch(name)
+    if parsed is None:
+        raise InputError(f"TFDS dataset {name!r} is not of the form NAME/CONFIG:SPLIT")
+    info, reader, shards = _parts(name, parsed)
+    for shard in shards:
+        for number, raw in reader(shard):
+            try:
+                yield info.features.deserialize_example_np(raw)
+            except Exception as error:
+                raise InputError(f"{shard.filename} is damaged at record {number}") from error
+
+
+def _parts(name: str, parsed: re.Match[str]) -> tuple[Any, Callable[[Any], Iterator[tuple[int, bytes]]], list[Any]]:
+    """What is known of a dataset, how its files are read, and the parts of them that make the split."""
+    info = _info(name, parsed["name"])
+    readers = {tfds.core.FileFormat.ARRAY_RECORD: _array_record, tfds.core.FileFormat.TFRECORD: _tfrecord}
+    if info.file_format not in readers:
+        raise InputError(f"data source {name!r} is in the format {info.file_format}; prepare it as array_record")
+    try:
+        return info, readers[info.file_format], info.splits[parsed["split"]].file_instructions
+    except (KeyError, ValueError, AssertionError) as error:
+        raise InputError(f"data source {name!r}: {error}; its splits are {sorted(info.splits)}") from error
 
 
 def _info(name: str, dataset: str) -> Any:

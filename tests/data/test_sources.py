@@ -1,4 +1,5 @@
 import gzip
+import importlib.util
 import itertools
 import json
 
@@ -140,6 +141,12 @@ def test_files_in_a_bucket():
     assert sources.open("jsonl:memory://bucket/*.jsonl#text").fingerprint != before
 
 
+@pytest.mark.skipif(importlib.util.find_spec("gcsfs") is not None, reason="gcsfs is installed")
+def test_a_bucket_whose_library_is_not_installed_says_which():
+    with pytest.raises(InputError, match="Please install gcsfs"):
+        sources.open("text:gs://bucket/*.txt")
+
+
 def test_fingerprints_follow_the_files(tmp_path):
     (tmp_path / "a.txt").write_text("one")
     name = f"text:{tmp_path}/*.txt"
@@ -154,7 +161,18 @@ def test_fingerprints_follow_the_files(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["", "python_docs", "text:", "text:x#field", "jsonl:x", "jsonl:x#a,b,c", "jsonl:#a", "parquet:x", "tokens:", "csv:x"],
+    [
+        "",
+        "python_docs",
+        "text:",
+        "text:x#field",
+        "jsonl:x",
+        "jsonl:x#a,b,c",
+        "jsonl:#a",
+        "parquet:x",
+        "tokens:",
+        "csv:x",
+    ],
 )
 def test_an_unknown_form_lists_the_known_ones(name):
     with pytest.raises(InputError, match="is none of python-docs, text:GLOB"):
@@ -173,7 +191,9 @@ def test_python_docs_are_long_texts_each_once_in_an_order_without_meaning():
     assert sum(map(len, texts)) > 1_000_000
     assert len(set(texts)) == len(texts)
     assert kinds("python-docs") == []
-    topics = [number for number, text in enumerate(texts) if '"assert" statement\n***' in text or "Boolean" in text[:20]]
+    topics = [
+        number for number, text in enumerate(texts) if '"assert" statement\n***' in text or "Boolean" in text[:20]
+    ]
     assert topics
     firsts = [text[:1] for text in texts]  # sorted texts would have equal neighbours
     assert sum(a == b for a, b in itertools.pairwise(firsts)) < 0.3 * len(firsts)

@@ -1,4 +1,4 @@
-"""Datasets that tfds itself prepares as ArrayRecord; TFRecord files are written by hand, since tfds needs TensorFlow."""
+"""Datasets that tfds itself prepares as ArrayRecord. TFRecord files are written here: tfds would need TensorFlow."""
 
 import json
 import struct
