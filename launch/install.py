@@ -46,7 +46,7 @@ def gpu() -> bool:
 
 def missing(wanted: set[str]) -> bool:
     state = installed()
-    return not PYTHON.exists() or state["key"] != key() or not wanted <= set(state["extras"])
+    return not PYTHON.exists() or UNFINISHED.exists() or state["key"] != key() or not wanted <= set(state["extras"])
 
 
 def installed() -> dict:
@@ -62,12 +62,12 @@ def key() -> str:
 
 def install(wanted: set[str]) -> None:
     """All extras that were ever asked for stay, at the same versions. What was interrupted is begun anew."""
+    extras = sorted(wanted | set(installed()["extras"]))
     if UNFINISHED.exists() or not PYTHON.exists() or run([PYTHON, "-m", "pip", "--version"], stdout=subprocess.DEVNULL):
         say("making .venv")
         base = getattr(sys, "_base_executable", sys.executable)  # not the environment that is about to be cleared
         if run([base, "-m", "venv", "--clear", ROOT / ".venv"]):
             sys.exit("error: .venv could not be made; the messages above say why")
-    extras = sorted(wanted | set(installed()["extras"]))
     say(f"installing into .venv{' with ' + ', '.join(extras) if extras else ''}: a few minutes, once")
     UNFINISHED.touch()
     quiet = [] if sys.stderr.isatty() else ["--quiet"]

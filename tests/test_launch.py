@@ -121,15 +121,21 @@ def test_an_interrupted_installation_is_begun_anew(machine, clone):
     def killed():
         raise KeyboardInterrupt
 
+    machine.start("tpu")
     machine.during_pip = killed
     with pytest.raises(KeyboardInterrupt):
-        machine.start()
+        machine.start("test")
+    machine.during_pip = lambda: 0
+    assert machine.start() == ["venv", f"{clone}[tpu]"]  # although a base was complete before
+    assert machine.start() == []
+
+
+def test_a_failed_installation_is_told_and_begun_anew(machine, clone):
     machine.during_pip = lambda: 1
     with pytest.raises(SystemExit, match="error: the installation failed"):
         machine.start()
     machine.during_pip = lambda: 0
     assert machine.start() == ["venv", str(clone)]
-    assert machine.start() == []
 
 
 def test_an_environment_made_by_hand_is_kept(machine, clone):
