@@ -1,10 +1,10 @@
 """The data of an experiment: `batch = f(seed, step)` for training, and a fixed sequence of batches of held-out data."""
 
+import functools
 import gc
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
@@ -68,7 +68,7 @@ class Corpus:
     def vocabulary(self) -> Vocabulary:
         return self.training.vocabulary
 
-    @cached_property
+    @functools.cached_property
     def facts(self) -> str:
         """One line for the log: what there is to read, and how it fills rows."""
         training = self.training
@@ -145,11 +145,16 @@ def open(experiment: Experiment, tokenizer: Tokenizer | None = None) -> Corpus:
     tokenizer = tokenizer or _tokenizer(experiment, folder, shape)
     if 0 < model.vocabulary < tokenizer.size:
         raise InputError(f"model.vocabulary: {model.vocabulary} is smaller than the tokenizer's {tokenizer.size} ids")
+
+    @functools.cache
+    def prepared(name: str, prefix: str, cut: float | None) -> store.Store:
+        return store.prepare(sources.open(name), tokenizer, folder, prefix, cut)
+
     plans: list[Plan] = []
     held_out: dict[str, Plan] = {}
     for objective in experiment.objectives:
         objectives.require(objective, tokenizer.vocabulary, packing.longest(objective, shape))
-        for_training, for_evaluation = _ranges(objective, data, tokenizer, folder)
+        for_training, for_evaluation = _ranges(objective, data, prepared)
         plans.append(packing.plan(for_training, objective, shape))
         held_out[objective.name] = packing.plan(for_evaluation, objective, shape)
     training = Mixture(experiment.objectives, tuple(plans), tokenizer.vocabulary, shape, data.batch, experiment.seed)
@@ -185,17 +190,18 @@ def _made(spec: str, folder: Path, read: list[Source], how: object, texts: Calla
     return str(made)
 
 
-def _ranges(objective: config.Objective, data: Data, tokenizer: Tokenizer, folder: Path) -> tuple[Range, Range]:
+def _ranges(
+    objective: config.Objective, data: Data, prepared: Callable[[str, str, float | None], store.Store]
+) -> tuple[Range, Range]:
     """The training and the held-out documents of an objective."""
     prefix = objective.prefix if isinstance(objective, config.TextToText) else ""
-    source = sources.open(objective.source or data.source)
+    name = objective.source or data.source
     if isinstance(data.held_out, str):
-        prepared = store.prepare(source, tokenizer, folder, prefix)
-        other = store.prepare(sources.open(data.held_out), tokenizer, folder, prefix)
-        return Range(prepared, 0, prepared.documents), Range(other, 0, other.documents)
-    prepared = store.prepare(source, tokenizer, folder, prefix, data.held_out)
-    middle = prepared.documents - store.held_out_count(prepared.documents, data.held_out)
-    return Range(prepared, 0, middle), Range(prepared, middle, prepared.documents)
+        whole, other = prepared(name, prefix, None), prepared(data.held_out, prefix, None)
+        return Range(whole, 0, whole.documents), Range(other, 0, other.documents)
+    whole = prepared(name, prefix, data.held_out)
+    middle = whole.documents - store.held_out_count(whole.documents, data.held_out)
+    return Range(whole, 0, middle), Range(whole, middle, whole.documents)
 
 
 def _read(dataset: grain.IterDataset) -> Generator[tuple[int, Batch], None, None]:

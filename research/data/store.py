@@ -115,10 +115,9 @@ def prepare(source: Source, tokenizer: Tokenizer, cache: Path, prefix: str = "",
     if not folder.exists():
         with building(folder) as unfinished:
             _write(unfinished, source, tokenizer, prefix, cut)
-    store = Store(folder)
-    if store.skipped:
-        log.warning("%s: skipped %s", source.name, store.skipped)
-    return store
+        if Store(folder).skipped:
+            log.warning("%s: skipped %s", source.name, Store(folder).skipped)
+    return Store(folder)
 
 
 def texts(source: Source) -> Iterator[str]:

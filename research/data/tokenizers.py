@@ -42,6 +42,7 @@ class Tokenizer:
     mask: int | None = None
     sentinels: tuple[int, ...] = ()
     modes: dict[str, int] = field(default_factory=dict)
+    chat_template: str | None = None  # Jinja: messages to the text that a chat model was trained on
 
     @property
     def size(self) -> int:
@@ -225,6 +226,10 @@ def _with_huggingface_specials(coder: HuggingFace, folder: Path) -> Tokenizer:
     written = [json.loads(file.read_text()) for file in files if file.exists()]
     roles: dict[str, Any] = {role: value for one in written for role, value in one.items() if role.endswith("_token")}
 
+    template = folder / "chat_template.jinja"
+    chat = next((one["chat_template"] for one in written if isinstance(one.get("chat_template"), str)), None)
+    chat = template.read_text() if template.exists() else chat
+
     def find(*candidates: Any) -> int | None:
         contents = [one.get("content") if isinstance(one, dict) else one for one in candidates]
         return next((by_name[one] for one in contents if isinstance(one, str) and one in by_name), None)
@@ -237,7 +242,7 @@ def _with_huggingface_specials(coder: HuggingFace, folder: Path) -> Tokenizer:
         bos = find("<|begin_of_text|>", "<s>", "[CLS]", "<|endoftext|>")
         eos = find("<|end_of_text|>", "</s>", "[SEP]", "<|endoftext|>")
         mask = find("<mask>", "[MASK]")
-    return Tokenizer(coder, names, bos, eos, mask, _sentinels(by_name))
+    return Tokenizer(coder, names, bos, eos, mask, _sentinels(by_name), chat_template=chat)
 
 
 def _sentinels(by_name: dict[str, int]) -> tuple[int, ...]:

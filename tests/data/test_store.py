@@ -96,13 +96,13 @@ def test_ids_outside_the_vocabulary_are_an_error_with_their_place(tmp_path):
 def test_what_is_skipped_is_counted_by_kind_with_the_first_places(lines, tmp_path, caplog):
     source = lines("good", "", *[" "] * 7, "fine")
     (tmp_path / "x.jsonl").open("a").write("{broken\n")
-    for _ in range(2):  # the second time it is found in the cache, and still said
-        caplog.clear()
-        with caplog.at_level(logging.WARNING):
-            prepared = store.prepare(source, BYTES, tmp_path)
-        assert decoded(prepared) == ["good", "fine"]
-        assert "8 x empty document" in caplog.text and "1 x broken JSON" in caplog.text
-        assert "x.jsonl:2, " in caplog.text and "x.jsonl:6, …" in caplog.text and "x.jsonl:7" not in caplog.text
+    with caplog.at_level(logging.WARNING):
+        prepared = store.prepare(source, BYTES, tmp_path)
+    assert decoded(prepared) == ["good", "fine"]
+    found = store.prepare(source, BYTES, tmp_path)  # in the cache
+    for said in (caplog.text, prepared.skipped, found.skipped):
+        assert "8 x empty document" in said and "1 x broken JSON" in said
+        assert "x.jsonl:2, " in said and "x.jsonl:6, …" in said and "x.jsonl:7" not in said
 
 
 def test_a_text_that_gives_no_token_is_skipped(lines, tmp_path):
