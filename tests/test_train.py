@@ -34,21 +34,17 @@ from research.training import checkpoint, loop
 from research.training.log import read
 
 STEPS = 6
-CONFIG = """
-from tests.test_train import tiny
-def get_config():
-    return tiny({text!r}, {cache!r}, {steps})
-"""
+LONGER = 40
 
 
-def tiny(text: str, cache: str, steps: int = STEPS) -> Experiment:
+def _tiny(text: str, cache: str) -> Experiment:
     """Two objectives, and dropout, so that every kind of randomness takes part."""
     return Experiment(
         model=Model(width=16, depth=1, heads=2, mlp_width=32, dropout=0.1),
         objectives=(Causal(), Masked()),
         data=Data(source=f"text:{text}", tokenizer="bytes", length=32, batch=8, held_out=0.2, cache=cache),
         optimizer=Optimizer(learning_rate=1e-2),
-        schedule=Schedule(steps=steps, warmup=2),
+        schedule=Schedule(steps=STEPS, warmup=2),
         checkpoint=Checkpoint(every=2, keep_last=10),
         evaluation=Evaluation(every=4, batches=1, samples=False),
         logging=Logging(every=1, tensorboard=False),
@@ -60,7 +56,7 @@ def experiment(tmp_path_factory):
     folder = tmp_path_factory.mktemp("text")
     text = folder / "text.txt"
     text.write_text("\n".join(f"{n} and {n * n} are a number and its square." for n in range(400)))
-    return tiny(str(text), str(folder / "cache"))
+    return _tiny(str(text), str(folder / "cache"))
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +70,7 @@ def _quiet() -> Console:
     return Console(file=io.StringIO())
 
 
-def _params(experiment: Experiment, folder: Path, step: int):
+def _params(folder: Path, step: int):
     resolved = config.load(folder / "experiment.json")
     like = loop.programs(resolved).state.params
     return jax.tree.map(np.asarray, checkpoint.restore_params(folder, like, step))
@@ -112,26 +108,25 @@ def test_training_lowers_the_loss_of_both_objectives(whole):
         assert losses["loss"] < first["losses"][name] - 0.3
 
 
+@pytest.fixture(scope="module")
+def longer(experiment):
+    return replace(experiment, schedule=replace(experiment.schedule, steps=LONGER))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(longer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "undisturbed"
+    train(longer, folder, _quiet())
+    return folder
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_run_that_is_stopped_and_goes_on_equals_one_that_was_not(experiment, tmp_path, number):
+def test_a_run_that_is_stopped_and_goes_on_equals_one_that_was_not(longer, undisturbed, tmp_path, number):
     """Stopped by a real signal at whatever step it is; then the rest is taken, bit for bit like an undisturbed run."""
-    steps = 60
-    experiment = replace(
-        experiment,
-        schedule=replace(experiment.schedule, steps=steps),
-        evaluation=replace(experiment.evaluation, every=0),
-    )
-    undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
-    path = tmp_path / "config.py"
-    text = CONFIG.format(text=experiment.data.source.removeprefix("text:"), cache=experiment.data.cache, steps=steps)
-    path.write_text(
-        text.replace("return tiny", "import dataclasses\n    e = tiny")
-        + "    return dataclasses.replace(e, evaluation=dataclasses.replace(e.evaluation, every=0))\n"
-    )
+    path, stopped = tmp_path / "experiment.json", tmp_path / "stopped"
+    config.save(longer, path)
     command = [sys.executable, "-m", "research.train", str(path), "--workdir", str(stopped)]
-    process = subprocess.Popen(
-        command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 120
     while not checkpoint.steps(stopped) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -139,17 +134,13 @@ def test_a_run_that_is_stopped_and_goes_on_equals_one_that_was_not(experiment, t
     output, _ = process.communicate(timeout=60)
     assert process.returncode == (-number if number == signal.SIGKILL else 128 + number), output
     there = checkpoint.steps(stopped)
-    assert there and there[-1] < steps
+    assert there and there[-1] < LONGER
     if number == signal.SIGTERM:
         assert f"saved at step {there[-1]}" in output
-    train(experiment, stopped, _quiet())
-    train(experiment, undisturbed, _quiet())
-    for one, other in zip(
-        jax.tree.leaves(_params(experiment, stopped, steps)),
-        jax.tree.leaves(_params(experiment, undisturbed, steps)),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(one, other)
+    train(longer, stopped, _quiet())
+    one, other = (jax.tree.leaves(_params(folder, LONGER)) for folder in (stopped, undisturbed))
+    for left, right in zip(one, other, strict=True):
+        np.testing.assert_array_equal(left, right)
     assert _losses(stopped) == _losses(undisturbed)
 
 
@@ -190,7 +181,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     with pytest.raises(InputError, match=r"step 5: the loss is nan(.|\n)*text\.txt"):
         train(experiment, tmp_path, _quiet())
     assert checkpoint.steps(tmp_path) == [2, 4]
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(_params(experiment, tmp_path, 4)))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(_params(tmp_path, 4)))
 
 
 def test_half_a_line_of_metrics_is_left_out(tmp_path):
@@ -203,4 +194,4 @@ def test_parameters_are_counted(whole):
     folder, _ = whole
     resolved = config.load(folder / "experiment.json").model
     counted = models.size(jax.eval_shape(lambda: models.init(resolved, jax.random.key(0))))
-    assert counted == models.size(_params(None, folder, STEPS))
+    assert counted == models.size(_params(folder, STEPS))

@@ -41,15 +41,13 @@ def programs(experiment: Experiment) -> Programs:
     sharding.check_batch(layout, experiment.data.batch, experiment.step.accumulation)
     schedule = optimizer.schedule(experiment.schedule, experiment.optimizer.learning_rate)
     update = optimizer.optimizer(experiment.optimizer, schedule, models.axes(experiment.model))
-    abstract = state.abstract(experiment.model, update, layout)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
     return Programs(
         layout=layout,
         schedule=schedule,
         optimizer=update,
-        state=abstract,
+        state=state.abstract(experiment.model, update, layout),
         train_step=step.make_train_step(experiment.model, update, experiment.step, layout),
-        eval_step=step.make_eval_step(experiment.model, experiment.step, layout, shardings),
+        eval_step=step.make_eval_step(experiment.model, experiment.step, layout),
     )
 
 
