@@ -309,7 +309,9 @@ class Transformer(nn.Module):
 
     def embed(self, tokens, place):
         config = self.config
-        x = jnp.take(self.embedding, tokens, axis=0)
+        # a row whole on each device: looked up in parts of its width, it would be moved once more to where its token is
+        table = nn.with_logical_constraint(self.embedding, ("vocab", None))
+        x = jnp.take(table, tokens, axis=0)
         if config.positions == "learned":
             x = x + jnp.take(self.positions, place + config.position_offset, axis=0)
         if config.token_types:
