@@ -90,18 +90,22 @@ class Stream:
         store, first, last = self.documents
         begin, end = row * self.length, (row + 1) * self.length
         document = bisect_right(range(last + 1), begin, lo=first, key=self._before) - 1
-        pieces = []
+        spans = []
         while document < last and (before := self._before(document)) < end:
-            tokens = store.part(document, 0, max(begin - before, 0), end - before + self.overlap)
-            if len(tokens) > self.overlap:
-                pieces.append(Piece(document, (tokens,)))
+            start = store.bounds[document]
+            stop = min(start + end - before + self.overlap, store.bounds[document + 1])
+            start += max(begin - before, 0)
+            if stop - start > self.overlap:
+                spans.append((document, start, stop))
             document += 1
-        return pieces
+        first, last = spans[0][1], spans[-1][2]
+        tokens = store.tokens[first:last].astype(np.int32)
+        return [Piece(document, (tokens[start - first : stop - first],)) for document, start, stop in spans]
 
     def _before(self, document: int) -> int:
         """Targets of the documents before this one."""
         store, first, _ = self.documents
-        return int(store.offsets[document]) - int(store.offsets[first]) - (document - first) * self.overlap
+        return store.bounds[document] - store.bounds[first] - (document - first) * self.overlap
 
 
 @dataclass(frozen=True)
@@ -237,14 +241,14 @@ def _filler(documents: Range, shape: Shape, objective: config.Objective) -> Call
     targets, sources = _costs(objective, shape)
     fits = [bisect_right(targets, room) - 1 for room in range(shape.length + 1)]
     source_fits = [bisect_right(sources, room) - 1 for room in range(shape.source_length + 1)]
-    offsets, last, overlap = documents.store.offsets, documents.last, objectives.overlap(objective)
+    bounds, last, overlap = documents.store.bounds, documents.last, objectives.overlap(objective)
     shortest = max(overlap + 1, min(SHORTEST, (len(targets) - 1) // 2))
 
     def fill(document: int, offset: int) -> Filled:
         room, source_room = shape.length, shape.source_length
         pieces: list[tuple[int, Spans]] = []
         while document < last:
-            rest = int(offsets[document + 1]) - int(offsets[document]) - offset
+            rest = bounds[document + 1] - bounds[document] - offset
             take = min(fits[room], source_fits[source_room])
             following = (document + 1, 0)
             if take < rest:  # cut, and leave enough for the next row
@@ -267,7 +271,7 @@ def _fill_with_pairs(documents: Range, shape: Shape, mode: bool, document: int, 
     room, source_room = shape.length, shape.source_length
     pieces: list[tuple[int, Spans]] = []
     while document < documents.last:
-        first, middle, last = documents.store.offsets[2 * document : 2 * document + 3].tolist()
+        first, middle, last = documents.store.bounds[2 * document : 2 * document + 3]
         inputs, outputs = fit(middle - first, last - middle, shape, mode)
         left = room - (outputs if shape.encoder_decoder else inputs + outputs - 1 + mode)
         source_left = source_room - (inputs + mode if shape.encoder_decoder else 0)

@@ -57,6 +57,11 @@ class Store:
         return np.load(self.folder / "offsets.npy", mmap_mode="r").view(np.ndarray)
 
     @cached_property
+    def bounds(self) -> memoryview:
+        """The offsets again, of which single ones are read faster here."""
+        return self.offsets.data
+
+    @cached_property
     def parts(self) -> int:
         """1: documents, 2: pairs."""
         return int(self.meta["parts"])
@@ -68,7 +73,8 @@ class Store:
 
     def part(self, document: int, part: int = 0, begin: int = 0, end: int | None = None) -> np.ndarray:
         """int32: tokens `begin` to `end` of one part of a document."""
-        first, last = self.offsets[document * self.parts + part : document * self.parts + part + 2].tolist()
+        place = document * self.parts + part
+        first, last = self.bounds[place], self.bounds[place + 1]
         stop = last if end is None else min(first + end, last)
         return self.tokens[first + begin : stop].astype(np.int32)
 

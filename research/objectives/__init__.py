@@ -7,7 +7,19 @@ from research.errors import InputError
 from research.objectives import causal, masked, span_corruption
 from research.objectives.batch import Batch, Example, Vocabulary, join, row, stack
 
-__all__ = ["Batch", "Example", "Vocabulary", "example", "join", "overlap", "places", "require", "row", "stack"]
+__all__ = [
+    "Batch",
+    "Example",
+    "Vocabulary",
+    "example",
+    "join",
+    "overlap",
+    "places",
+    "require",
+    "row",
+    "stack",
+    "with_mode",
+]
 
 
 def example(
@@ -39,8 +51,8 @@ def example(
         case config.TextToText():
             shown = join(parts[0], parts[1], start)
     if objective.mode is not None:
-        shown = _with_mode(shown, vocabulary.modes[objective.mode])
-    return shown._replace(weights=shown.weights * np.float32(objective.weight))
+        shown = with_mode(shown, vocabulary.modes[objective.mode])
+    return shown if objective.weight == 1 else shown._replace(weights=shown.weights * np.float32(objective.weight))
 
 
 def overlap(objective: config.Objective) -> int:
@@ -84,7 +96,7 @@ def require(objective: config.Objective, vocabulary: Vocabulary, length: int) ->
         raise InputError(f"objective {objective.name!r}: the tokenizer lacks {missing}")
 
 
-def _with_mode(shown: Example, mode: int) -> Example:
+def with_mode(shown: Example, mode: int) -> Example:
     """The mode's token goes before what is read first: the source where there is one, else the row."""
     token = np.array([mode], np.int32)
     if shown.source is not None:

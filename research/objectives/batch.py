@@ -79,32 +79,32 @@ def join(inputs: np.ndarray, outputs: np.ndarray, start: int | None) -> Example:
 def row(examples: Sequence[Example], length: int, source_length: int | None = None) -> Batch:
     """One row of a batch, arrays `[length]`: the examples one after the other as segments 1, 2, …, then padding.
     `source_length` is given for the examples of an encoder-decoder. Raises ValueError if they do not fit."""
-    places = [len(example.tokens) for example in examples]
-
-    def fill(parts: list[np.ndarray], size: int, dtype: type) -> np.ndarray:
-        out: np.ndarray = np.zeros(size, dtype)
-        joined = np.concatenate(parts) if parts else out[:0]
-        if len(joined) > size:
-            raise ValueError(f"{len(joined)} places do not fit into a row of {size}")
-        out[: len(joined)] = joined
-        return out
-
-    def side(sizes: list[int], size: int, **parts: list[np.ndarray]) -> dict[str, np.ndarray]:
-        segments = [np.full(count, number) for number, count in enumerate(sizes, start=1)]
-        fields = {"positions": [np.arange(count) for count in sizes], "segments": segments, **parts}
-        return {name: fill(part, size, np.float32 if name == "weights" else np.int32) for name, part in fields.items()}
-
     source = None
     if source_length is not None:
-        read = [example.source for example in examples if example.source is not None]
-        nothing = [np.zeros(len(part)) for part in read]
-        sides = side(
-            [len(part) for part in read], source_length, tokens=read, targets=read, weights=nothing, levels=nothing
-        )
-        source = Batch(**sides)  # type: ignore[arg-type]
-    names = ("tokens", "targets", "weights", "levels")
-    fields = {name: [getattr(example, name) for example in examples] for name in names}
-    return Batch(**side(places, length, **fields))._replace(source=source)  # type: ignore[arg-type]
+        source = _side([e.source for e in examples if e.source is not None], source_length)
+    out = _side([example.tokens for example in examples], length)
+    place = 0
+    for example in examples:
+        places = slice(place, place := place + len(example.tokens))
+        out.targets[places], out.weights[places], out.levels[places] = example.targets, example.weights, example.levels
+    return out._replace(source=source)
+
+
+def _side(tokens: Sequence[np.ndarray], length: int) -> Batch:
+    """Tokens with their positions and segments; as targets stand the tokens themselves, which do not count."""
+    if (needed := sum(map(len, tokens))) > length:
+        raise ValueError(f"{needed} places do not fit into a row of {length}")
+    out, order, place = _empty(length), np.arange(length, dtype=np.int32), 0
+    for number, one in enumerate(tokens, start=1):
+        places = slice(place, place := place + len(one))
+        out.tokens[places] = out.targets[places] = one
+        out.positions[places], out.segments[places] = order[: len(one)], number
+    return out
+
+
+def _empty(length: int) -> Batch:
+    tokens, targets, positions, segments, levels = np.zeros((5, length), np.int32)
+    return Batch(tokens, targets, np.zeros(length, np.float32), positions, segments, levels)
 
 
 def stack(rows: Sequence[Batch]) -> Batch:

@@ -26,5 +26,5 @@ def example(piece: np.ndarray, key: tuple[int, ...], vocabulary: Vocabulary, rat
     fate = random.random(len(chosen))
     tokens[chosen[fate < 0.8]] = vocabulary.mask
     replaced = chosen[(fate >= 0.8) & (fate < 0.9)]
-    tokens[replaced] = random.choice(vocabulary.ordinary, len(replaced))
+    tokens[replaced] = vocabulary.ordinary[random.integers(len(vocabulary.ordinary), size=len(replaced))]
     return Example(tokens, piece, weights, np.zeros(len(piece), np.int32))

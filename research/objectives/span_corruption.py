@@ -22,8 +22,11 @@ def noise_mask(length: int, key: tuple[int, ...], noise_rate: float, mean_span: 
 
 
 def corrupt(text: np.ndarray, mask: np.ndarray, sentinels: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Input and output: each hidden run is one sentinel in the input, each kept run one sentinel in the output."""
-    return _collapse(text, mask, sentinels), _collapse(text, ~mask, sentinels)
+    """Input and output: each hidden run is one sentinel in the input, each kept run one sentinel in the output, and so
+    is the beginning, where the first token is hidden."""
+    begins = int(mask[0])
+    outputs = [np.array(sentinels[:begins], text.dtype), _collapse(text, ~mask, sentinels[begins:])]
+    return _collapse(text, mask, sentinels), np.concatenate(outputs)
 
 
 def fill(inputs: np.ndarray, outputs: np.ndarray, sentinels: tuple[int, ...]) -> np.ndarray:
@@ -60,12 +63,14 @@ def example(
 
 def _partition(random: np.random.Generator, items: int, parts: int) -> np.ndarray:
     """`items` as a uniformly random sum of `parts` positive integers."""
-    cuts = np.sort(random.permutation(items - 1)[: parts - 1]) + 1
-    return np.diff(np.concatenate([[0], cuts, [items]]))
+    cuts = np.full(parts + 1, items)
+    cuts[0], cuts[1:-1] = 0, np.sort(random.permutation(items - 1)[: parts - 1]) + 1
+    return cuts[1:] - cuts[:-1]
 
 
 def _collapse(text: np.ndarray, mask: np.ndarray, sentinels: tuple[int, ...]) -> np.ndarray:
     """Each run of `mask` becomes one sentinel."""
-    first = mask & ~np.concatenate([[False], mask[:-1]])
+    first = mask.copy()
+    first[1:] &= ~mask[:-1]
     replaced = np.where(first, np.asarray(sentinels)[np.cumsum(first) - 1], text)
     return replaced[first | ~mask].astype(text.dtype)
