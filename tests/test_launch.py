@@ -1,5 +1,6 @@
 """Installing and starting: the scripts in launch/, on copies of them, with stubs for Python, pip and the driver."""
 
+import ast
 import importlib.util
 import os
 import re
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -29,11 +31,30 @@ def test_every_direct_dependency_has_one_exact_version_and_no_address():
     assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", pin) for pin in pins)
     names = [pin.partition("==")[0] for pin in pins]
     assert len(set(names)) == len(names)
+    assert asked_for() <= set(names)
+
+
+def asked_for() -> set[str]:
+    """The packages that pyproject.toml names, extras included."""
     extras = PROJECT["optional-dependencies"].values()
-    asked = [
-        re.split(r"[\[<>=]", each)[0] for each in [*PROJECT["dependencies"], *(e for extra in extras for e in extra)]
-    ]
-    assert {name.lower().replace("_", "-") for name in asked} <= set(names)
+    asked = [*PROJECT["dependencies"], *(each for extra in extras for each in extra)]
+    return {plain(re.split(r"[\[<>=]", each)[0]) for each in asked}
+
+
+def plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_every_package_that_is_imported_is_asked_for():
+    """What another package happens to bring may be gone with its next version."""
+    trees = [ast.parse(path.read_text()) for path in sorted((ROOT / "research").rglob("*.py"))]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {each.name for node in nodes if isinstance(node, ast.Import) for each in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level}
+    foreign = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"research"}
+    bringers = packages_distributions()
+    lacking = {name for name in foreign if not {plain(each) for each in bringers.get(name, [name])} & asked_for()}
+    assert lacking - {"datasets"} == set()  # whoever names a data set of the Hugging Face hub installs it
 
 
 def test_torch_comes_with_the_tests_alone():
