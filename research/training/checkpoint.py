@@ -20,6 +20,7 @@ import tensorstore
 import xxhash
 from etils import epath
 from jax.experimental import multihost_utils
+from orbax.checkpoint import CheckpointManager as Manager
 from orbax.checkpoint import checkpoint_managers as policies
 
 from research import config
@@ -29,11 +30,10 @@ from research.training.state import TrainState
 
 FOLDER = "checkpoints"
 ITEMS = ("params", "training")
-Manager = ocp.CheckpointManager
 THREADS = 8  # chunks that are hashed at once
 
 
-def manager(run: Path, checkpoint: config.Checkpoint) -> ocp.CheckpointManager:
+def manager(run: Path, checkpoint: config.Checkpoint) -> Manager:
     """What `save` needs. Leaving it as a context waits for the last save; every process of a run opens it."""
     keep = [policies.LatestN(checkpoint.keep_last)]
     if checkpoint.keep_every is not None:
@@ -49,10 +49,10 @@ def manager(run: Path, checkpoint: config.Checkpoint) -> ocp.CheckpointManager:
         best_mode="min",
         cleanup_tmp_directories=True,
     )
-    return ocp.CheckpointManager((run / FOLDER).absolute(), options=options, handler_registry=registry)
+    return Manager((run / FOLDER).absolute(), options=options, handler_registry=registry)
 
 
-def save(manager: ocp.CheckpointManager, state: TrainState, loss: float | None = None) -> None:
+def save(manager: Manager, state: TrainState, loss: float | None = None) -> None:
     """Copies the state to the host and writes it in the background; waits first for the save before. A step that is
     there already is left alone.
 

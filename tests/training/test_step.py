@@ -95,12 +95,12 @@ def test_the_loss_is_the_mean_over_all_tokens():
     np.testing.assert_allclose(metrics.loss, metrics.rows.losses.sum() / metrics.weight, rtol=1e-6)
 
 
-def test_a_batch_without_weight_changes_nothing_but_the_step():
+def test_a_batch_without_weight_has_no_loss_and_no_gradient():
     data = batch()
     before = initial()
     state, metrics = trained(count=1, data=data._replace(weights=np.zeros_like(data.weights)))
     assert metrics.loss == 0 and metrics.gradient_norm == 0 and state.step == 1
-    decay = 1 - 0.1  # weight decay of kernels at the first learning rate, 1
+    decay = 1 - 0.1  # decay is not part of the gradient: at the first learning rate, 1, it is the whole update
     np.testing.assert_allclose(state.params["embedding"], decay * before.params["embedding"], rtol=1e-6)
 
 
