@@ -140,17 +140,18 @@ Objective = Causal | Masked | Prefix | SpanCorruption | TextToText
 class Data:
     """What is read, and how it becomes batches. `research/data/sources.py` lists the forms of a source."""
 
-    # python-docs | text:GLOB | jsonl:GLOB#FIELD | parquet:GLOB#COLUMN | tfds:NAME/CONFIG:SPLIT#FIELD | tokens:FILE;
+    # python-docs | text:GLOB | jsonl:GLOB#FIELD | parquet:GLOB#COLUMN | tfds:NAME/CONFIG:SPLIT#FIELD | tokens:GLOB;
     # two fields (#INPUT,TARGET) make pairs
     source: str = "python-docs"
     held_out: float | str = 0.05  # the last fraction of the documents (of the text, where there is one), or a source
-    # bytes | characters | train:PIECES (sentencepiece, trained on the source) | a file or folder of a tokenizer
+    # bytes | characters | integers:SIZE | train:PIECES (sentencepiece, trained on the source) | a file or folder of a
+    # tokenizer | a name on the Hugging Face hub
     tokenizer: str = "train:4096"
     length: int = 128  # tokens in a row of a batch
     source_length: int | None = None  # of the encoder's rows, in an encoder-decoder; None: length
     batch: int = 16  # rows in a step's batch, over all hosts
     workers: int = 0  # processes that prepare batches ahead; 0: a thread of the main process
-    cache: str | None = None  # where prepared token stores are kept; None: ~/.cache/research
+    cache: str | None = None  # where prepared token stores are kept; None: $RESEARCH_CACHE or ~/.cache/research
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ def _wrong_values(experiment: Experiment) -> list[str]:
             f"sizes {mesh.data}, {mesh.fsdp}, {mesh.tensor} must be positive, or -1 for what is left",
         ),
         (len(experiment.objectives) > 0, "objectives", "at least one is needed"),
+        (experiment.seed >= 0, "seed", f"{experiment.seed} must be at least 0"),
     ]
     for number, objective in enumerate(experiment.objectives):
         here = f"objectives.{number}"

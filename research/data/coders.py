@@ -178,7 +178,7 @@ class SentencePiece:
     def processor(self) -> sentencepiece.SentencePieceProcessor:
         return sentencepiece.SentencePieceProcessor(model_proto=self.proto)
 
-    @property
+    @cached_property
     def size(self) -> int:
         return int(self.processor.get_piece_size())
 
@@ -283,7 +283,7 @@ class HuggingFace:
         tokenizer.encode_special_tokens = True  # text that spells a special token stays text
         return tokenizer
 
-    @property
+    @cached_property
     def size(self) -> int:
         return max(self.tokenizer.get_vocab().values()) + 1
 

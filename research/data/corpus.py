@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import overload
 
 import grain
 import numpy as np
@@ -41,7 +42,13 @@ class HeldOut(Sequence[Batch]):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, number):  # type: ignore[no-untyped-def, override]
+    @overload
+    def __getitem__(self, number: int) -> Batch: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> "HeldOut": ...
+
+    def __getitem__(self, number: int | slice) -> "Batch | HeldOut":
         if isinstance(number, slice):
             return replace(self, batches=self.batches[number])
         first = self.batches[number] * self.batch_rows

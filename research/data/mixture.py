@@ -18,6 +18,7 @@ from research.errors import InputError
 from research.objectives import Batch, Vocabulary
 
 LONGEST_CYCLE = 1000
+IN_MEMORY = 1 << 18  # rows of an epoch
 MIX, ORDER, EXAMPLE = range(3)  # what a random number is for
 
 
@@ -70,7 +71,7 @@ def row(objective: config.Objective, plan: Plan, key: tuple[int, ...], vocabular
 
 
 def order(rows: int, key: tuple[int, ...], place: int) -> int:
-    """The row at a place of a random permutation; needs no memory, so that there may be billions of rows."""
+    """The row at a place of a random permutation."""
     return int(_permutation(rows, key)[place])
 
 
@@ -97,7 +98,9 @@ def cycle(rates: tuple[float, ...]) -> tuple[int, ...]:
 @lru_cache(maxsize=64)
 def _turn(counts: tuple[int, ...], seed: int, turn: int) -> tuple[np.ndarray, np.ndarray]:
     """`[rows of a cycle]` each: the objective of a row, and how many rows of it precede in this turn of the cycle."""
-    which = np.random.default_rng((seed, MIX, turn)).permutation(np.repeat(np.arange(len(counts)), counts))
+    which = np.repeat(np.arange(len(counts)), counts)
+    if len(counts) > 1:
+        which = np.random.default_rng((seed, MIX, turn)).permutation(which)
     earlier = np.zeros(len(which), int)
     for objective, count in enumerate(counts):
         earlier[which == objective] = np.arange(count)
@@ -105,5 +108,8 @@ def _turn(counts: tuple[int, ...], seed: int, turn: int) -> tuple[np.ndarray, np
 
 
 @lru_cache(maxsize=64)
-def _permutation(rows: int, key: tuple[int, ...]) -> grain.MapDataset:
+def _permutation(rows: int, key: tuple[int, ...]) -> "np.ndarray | grain.MapDataset":
+    """Grain's needs no memory, so that there may be billions of rows, but is slow where they are few."""
+    if rows <= IN_MEMORY:
+        return np.random.default_rng(key).permutation(rows)
     return grain.MapDataset.range(rows).shuffle(seed=int(np.random.SeedSequence(key).generate_state(1)[0]))

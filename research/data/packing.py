@@ -8,7 +8,7 @@ import json
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -217,7 +217,8 @@ def fit(inputs: int, outputs: int, shape: Shape, mode: bool) -> tuple[int, int]:
 
 def _walk(documents: Range, objective: config.Objective, shape: Shape) -> Walk:
     store, first, last = documents
-    name = key(CODE, store.folder.name, first, last, repr(objective), shape)
+    same = replace(objective, name="", rate=1.0, weight=1.0, source=None)  # what does not change places
+    name = key(CODE, store.folder.name, first, last, repr(same), shape)
     walk = Walk(documents, shape, objective, store.folder.parent / f"plan-{name}")
     if not walk.folder.exists():
         with building(walk.folder) as unfinished:

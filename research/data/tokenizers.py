@@ -44,7 +44,7 @@ class Tokenizer:
     modes: dict[str, int] = field(default_factory=dict)
     chat_template: str | None = None  # Jinja: messages to the text that a chat model was trained on
 
-    @property
+    @cached_property
     def size(self) -> int:
         """One more than the largest id."""
         return max(self.coder.size, *(i + 1 for i in self.names), 0)
@@ -194,16 +194,14 @@ def _saved(folder: Path) -> Tokenizer:
 
 def _from_hub(name: str) -> Path:
     """A local folder with the tokenizer files of a model on the hub."""
-    missing = f"tokenizer {name!r} is neither a file nor a folder here"
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise InputError(f"{missing}; to look it up on the Hugging Face hub, `pip install huggingface_hub`") from error
+    import huggingface_hub  # takes a second to import
+
     patterns = ["tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt", "*.model"]
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
     except Exception as error:
-        raise InputError(f"{missing}, and the Hugging Face hub did not give it: {error}") from error
+        message = f"tokenizer {name!r} is neither a file nor a folder here, and the Hugging Face hub did not give it"
+        raise InputError(f"{message}: {error}") from error
 
 
 def _with_sentencepiece_specials(coder: SentencePiece) -> Tokenizer:

@@ -105,12 +105,17 @@ def test_a_rate_that_would_never_be_seen_is_an_error():
         mixture.cycle((1, 1e-5))
 
 
+@pytest.mark.parametrize("in_memory", [0, 1000])
 @pytest.mark.parametrize("rows", [1, 2, 7, 100])
-def test_an_order_is_a_permutation(rows):
-    assert sorted(mixture.order(rows, (1, 2), place) for place in range(rows)) == list(range(rows))
+def test_an_order_is_a_permutation(rows, in_memory, monkeypatch):
+    monkeypatch.setattr(mixture, "IN_MEMORY", in_memory)
+    mixture._permutation.cache_clear()
+    orders = [[mixture.order(rows, (key,), place) for place in range(rows)] for key in range(3)]
+    assert all(sorted(order) == list(range(rows)) for order in orders)
+    assert rows < 100 or orders[0] != orders[1] != orders[2]
 
 
 def test_an_order_of_billions_costs_nothing():
-    first = mixture.order(5_000_000_000, (0,), 0)
-    assert 0 <= first < 5_000_000_000
-    assert first != mixture.order(5_000_000_000, (1,), 0)
+    places = [mixture.order(5_000_000_000, (0,), place) for place in range(1000)]
+    assert len(set(places)) == 1000
+    assert min(places) < 250_000_000 and 4_750_000_000 < max(places) < 5_000_000_000
