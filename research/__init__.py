@@ -1,1 +1,13 @@
 """Causal, masked and prefix language models with one sharded training step."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from research.lm import LanguageModel
+
+
+def load(path: str) -> "LanguageModel":
+    """Loads a run folder, a Hugging Face folder or hub name, or a GGUF file; see `research.lm`."""
+    from research import lm  # only now, so that `import research` does not wait for JAX
+
+    return lm.load(path)

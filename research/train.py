@@ -14,7 +14,8 @@ from rich.table import Table
 from research import command_line, config, data, models, runtime, validation
 from research.config import Experiment
 from research.data import Corpus
-from research.evaluation import heldout
+from research.evaluation import heldout, samples
+from research.lm import LanguageModel
 from research.objectives import Batch
 from research.training import checkpoint, loop, run_folder, state
 from research.training.log import Log
@@ -70,11 +71,8 @@ def train(experiment: Experiment, folder: Path, console: Console) -> dict[str, A
     run_folder.write_result(folder, result)
     console.print(_table(result))
     if experiment.evaluation.samples:
-        from research.evaluation import samples
-        from research.lm import LanguageModel
-
-        model = LanguageModel(experiment.model, run.params, corpus.tokenizer, experiment)
-        console.print(samples.show(model, corpus))
+        model = LanguageModel(experiment.model, run.params, corpus.tokenizer, experiment.objectives)
+        console.print(samples.show(samples.samples(model, corpus)))
     return result
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from research import config
 from research.errors import InputError
 from research.objectives import causal, masked, span_corruption
-from research.objectives.batch import Batch, Example, Vocabulary, join, row, stack
+from research.objectives.batch import Batch, Example, Vocabulary, join, reading, row, stack
 
 __all__ = [
     "Batch",
@@ -15,6 +15,7 @@ __all__ = [
     "join",
     "overlap",
     "places",
+    "reading",
     "require",
     "row",
     "stack",

@@ -76,6 +76,12 @@ def join(inputs: np.ndarray, outputs: np.ndarray, start: int | None) -> Example:
     return Example(tokens, targets, (order >= 0).astype(np.float32), np.maximum(order, 0).astype(np.int32))
 
 
+def reading(tokens: np.ndarray, both_sides: bool) -> Example:
+    """`tokens` as they are, with nothing to predict: each sees every other, or what precedes it."""
+    levels = np.zeros(len(tokens), np.int32) if both_sides else np.arange(len(tokens), dtype=np.int32)
+    return Example(tokens, tokens, np.zeros(len(tokens), np.float32), levels)
+
+
 def row(examples: Sequence[Example], length: int, source_length: int | None = None) -> Batch:
     """One row of a batch, arrays `[length]`: the examples one after the other as segments 1, 2, …, then padding.
     `source_length` is given for the examples of an encoder-decoder. Raises ValueError if they do not fit."""

@@ -1,0 +1,61 @@
+"""The command `generate CHECKPOINT --prompt TEXT …`: continues, answers, or fills in, as the model was trained to."""
+
+import sys
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.text import Text
+
+import research
+from research import command_line, runtime
+from research.errors import InputError
+from research.evaluation.generation import Sampling
+from research.lm import MASK, LanguageModel
+
+GAP = "[SPAN]"  # where a span is to be filled in
+
+
+@dataclass(frozen=True)
+class Options:
+    """Continues each prompt, or answers it; fills in every [MASK]; or fills in one [SPAN] of text."""
+
+    prompt: tuple[str, ...] = ()  # one or more texts
+    samples: int = 1  # of each prompt
+    candidates: int = 5  # for each [MASK]
+    sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(default_factory=Sampling)
+
+
+def main(arguments: list[str]) -> None:
+    helped = {"-h", "--help"} & set(arguments[:1])
+    if not helped and (not arguments or arguments[0].startswith("-")):
+        raise InputError("generate begins with a checkpoint: generate runs/quickstart --prompt 'Return the'")
+    options = command_line.parse("generate CHECKPOINT", arguments[0 if helped else 1 :], Options())
+    if not options.prompt:
+        raise InputError("nothing to do: give --prompt TEXT")
+    runtime.start()
+    show(research.load(arguments[0]), options, Console())
+
+
+def show(lm: LanguageModel, options: Options, console: Console) -> None:
+    """Prints what the model makes of each prompt."""
+    plain = [text for text in options.prompt if MASK not in text and GAP not in text]
+    said = dict(zip(plain, lm.generate(plain, options.sampling, options.samples) if plain else [], strict=True))
+    for text in options.prompt:
+        if MASK in text:
+            for number, candidates in enumerate(lm.fill(text, options.candidates), start=1):
+                listed = ", ".join(f"{each.token!r} {each.probability:.3f}" for each in candidates)
+                console.print(Text.assemble((text, "dim"), f"\n{MASK} {number}: ", (listed, "bold green")))
+        elif GAP in text:
+            left, _, right = text.partition(GAP)
+            console.print(
+                Text.assemble((left, "dim"), (lm.infill(left, right, options.sampling), "bold green"), (right, "dim"))
+            )
+        else:
+            for continuation in [said[text]] if options.samples == 1 else said[text]:
+                console.print(Text.assemble((text, "dim"), (continuation, "bold green")))
+
+
+if __name__ == "__main__":
+    command_line.run(main, sys.argv[1:])
