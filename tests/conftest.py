@@ -1,10 +1,12 @@
 """Tests run on eight fake CPU devices, so that every mesh can be tried on a laptop, and without a network. What one run
 of the tests compiled, the next one finds on disk. All of it is set before JAX starts, and subprocesses inherit it.
+Examples that hypothesis draws are the same in every run and may take their time.
 """
 
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from research import runtime
@@ -14,6 +16,7 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_p
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(runtime.cache_folder() / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+hypothesis.settings.load_profile("ci")
 
 ROOT = Path(__file__).resolve().parent.parent
 
