@@ -26,7 +26,7 @@ def key(code: Sequence[str], *parts: object) -> str:
 @contextmanager
 def building(folder: Path) -> Iterator[Path]:
     """Gives an empty folder to fill, which becomes `folder` at the end, whole; after an exception it is removed. If
-    another process was faster, its result stays."""
+    another process was faster, its result stays. A killed process leaves `.unfinished-…`, which nothing reads."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".unfinished-{folder.name}-", dir=folder.parent))
     unfinished.chmod(0o755)

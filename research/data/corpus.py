@@ -101,7 +101,7 @@ class Corpus:
         return np.array([place.objective for place in self._places(step)])
 
     def documents(self, step: int) -> list[list[tuple[str, int]]]:
-        """For each row of a step, the documents in it: their source, and their number in it."""
+        """For each row of a step, the documents in it: their source, and their number among its usable ones, from 0."""
         plans = [(self.training.plans[place.objective], place.row) for place in self._places(step)]
         return [[(p.documents.store.meta["source"], piece.document) for piece in p.read(row)] for p, row in plans]
 
@@ -148,7 +148,7 @@ def open(experiment: Experiment, tokenizer: Tokenizer | None = None) -> Corpus:
     data, model = experiment.data, experiment.model
     folder = cache.root(data.cache)
     shape = Shape(data.length, data.source_length or data.length, model.encoder_depth > 0)
-    mixture.cycle(tuple(objective.rate for objective in experiment.objectives))
+    mixture.cycle(tuple(objective.rate for objective in experiment.objectives))  # wrong rates show before the long work
     tokenizer = tokenizer or _tokenizer(experiment, folder, shape)
     if 0 < model.vocabulary < tokenizer.size:
         raise InputError(f"model.vocabulary: {model.vocabulary} is smaller than the tokenizer's {tokenizer.size} ids")

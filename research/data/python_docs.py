@@ -48,8 +48,16 @@ def _docstrings(path: Path, name: Path) -> Iterator[tuple[str, str]]:
             tree = ast.parse(path.read_bytes())
         except SyntaxError:  # templates and files that are kept broken on purpose
             return
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             text = ast.get_docstring(node)
             if text:
                 yield f"{name}:{getattr(node, 'lineno', 1)}", text
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """A node and the statements within, in their order; unlike `ast.walk` without their expressions, which are many."""
+    yield node
+    for block in ("body", "handlers", "orelse", "finalbody"):
+        for child in getattr(node, block, ()):
+            yield from _statements(child)

@@ -190,7 +190,7 @@ def _write(folder: Path, source: Source, tokenizer: Tokenizer, prefix: str, cut:
             following = reader.submit(next, chunks, None)  # read the next while the tokenizer's threads work on this
             parts = list(_encoded(chunk, tokenizer, prefix, skipped))
             lengths.extend(sum(map(len, part)) for part in parts)
-            _append(file, [array for part in parts for array in part], dtype)
+            _append(file, [one for part in parts for one in part], dtype)
             progress.update(task, tokens=file.tell() // np.dtype(dtype).itemsize)
             chunk = following.result()
     if not lengths:
