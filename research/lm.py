@@ -154,8 +154,8 @@ class LanguageModel:
         self._need(Masked)
         if MASK not in text:
             raise InputError(f"there is no {MASK} in {text!r}")
-        *parts, last = text.split(MASK)
-        parts = [self.tokenizer.encode(part) for part in (*map(self._before_gap, parts), last)]
+        *before, last = text.split(MASK)
+        parts = [self.tokenizer.encode(part) for part in (*map(self._before_gap, before), last)]
         mask = self.tokenizer.mask
         ids = parts[0] + [i for part in parts[1:] for i in (mask, *part)]
         row = self._framed(np.array(ids, np.int32))
@@ -171,7 +171,7 @@ class LanguageModel:
         prompt = Prompt([*read, first], seen_by_all=len(read))
         if self._encoder_decoder:
             prompt = Prompt([self._vocabulary.bos or 0, first], source=read.tolist())
-        return self.tokenizer.decode(self._generate([prompt], sampling or Sampling(), others)[0])
+        return self.tokenizer.decode(self._generate([prompt], sampling or Sampling(), others, least=1)[0])
 
     def attention(self, text: str, objective: str | None = None) -> np.ndarray:
         """The attention weights of a text as a whole document, float32 `[layer, head, query, key]`; of an
@@ -240,8 +240,11 @@ class LanguageModel:
             return Prompt([self._vocabulary.bos or 0], source=read.tolist())
         return Prompt(read.tolist(), seen_by_all=len(read))
 
-    def _generate(self, prompts: list[Prompt], sampling: Sampling, ends: Sequence[int] = ()) -> list[list[int]]:
-        return generate(self.config, self.params, self.tokenizer, prompts, sampling, [*self._end, *ends])
+    def _generate(
+        self, prompts: list[Prompt], sampling: Sampling, ends: Sequence[int] = (), least: int = 0
+    ) -> list[list[int]]:
+        ends = [*self._end, *ends]
+        return generate(self.config, self.params, self.tokenizer, prompts, sampling, ends, least=least)
 
     def _logits(self, examples: Sequence[Example]) -> np.ndarray:
         return np.asarray(_logits(self.config, self.params, self._batch(examples)))

@@ -59,18 +59,18 @@ def generate(
     prompts: Sequence[Prompt],
     sampling: Sampling,
     ends: Sequence[int],
-    allowed: Sequence[int] = (),
+    least: int = 0,
 ) -> list[list[int]]:
     """The new tokens of each prompt, without the one that ended them.
 
     Args:
       model: resolved.
       params: its parameters.
-      tokenizer: to look for stop strings, and to know the ordinary tokens: only those are generated,
+      tokenizer: to look for stop strings, and to know the ordinary tokens: only those and `ends` are generated.
       prompts: of any lengths; all with a source, or none.
       sampling: how.
       ends: tokens that end a row.
-      allowed: special tokens that may be generated.
+      least: new tokens before a row may end.
 
     Raises:
       InputError: if a prompt with its new tokens is longer than the model's positions.
@@ -89,7 +89,7 @@ def generate(
     possible = np.zeros(model.vocabulary, bool)
     possible[: tokenizer.size] = True
     possible[list(tokenizer.vocabulary.special)] = False
-    possible[[*ends, *allowed]] = True
+    possible[list(ends)] = True
     stops = np.zeros(model.vocabulary, bool)
     stops[list(ends)] = True
     keys = jax.vmap(lambda sample: jax.random.fold_in(jax.random.key(sampling.seed), sample))(
@@ -108,6 +108,7 @@ def generate(
             sampling.top_p,
             params,
             loop,
+            lengths + least,
             limit,
             possible,
             stops,
@@ -169,19 +170,21 @@ def _extend(
     top_p: float,
     params: Params,
     loop: _Loop,
+    endless: Int[Array, " batch"],
     limit: Int[Array, " batch"],
     possible: Bool[Array, " vocabulary"],
     stops: Bool[Array, " vocabulary"],
     seen_source: Int[Array, " batch"] | None,
 ) -> _Loop:
-    """Adds tokens until every row is done or has reached its limit."""
+    """Adds tokens until every row is done or has reached its limit; none ends while its length is below `endless`."""
     rows = jnp.arange(len(loop.tokens))
 
     def going(loop: _Loop) -> Any:
         return jnp.any(~loop.done & (loop.length < limit))
 
     def add(loop: _Loop) -> _Loop:
-        scores = jnp.where(possible, loop.scores, -jnp.inf)
+        may_end = (loop.length >= endless)[:, None]
+        scores = jnp.where(possible & (may_end | ~stops), loop.scores, -jnp.inf)
         keys = jax.vmap(jax.random.fold_in)(loop.keys, loop.length)
         chosen = choose(scores, keys, temperature, top_k, top_p)
         active = ~loop.done & (loop.length < limit)
