@@ -1,0 +1,67 @@
+"""Foreign checkpoints: Hugging Face's, in and out, and GGUF, in.
+
+A checkpoint is a resolved `config.Model`, its parameters, and a tokenizer.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from research.config import Model
+from research.data.tokenizers import Tokenizer
+from research.errors import InputError
+from research.interop import gguf, huggingface, mapping, tokenizer_json
+from research.interop.huggingface import write
+from research.interop.mapping import Tensor
+from research.interop.names import Names
+from research.models import Params
+
+__all__ = ["Source", "load", "open", "write"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A foreign checkpoint of which only the headers are read."""
+
+    model: Model  # resolved
+    tokenizer: Tokenizer
+    names: Names
+    tensors: dict[str, Tensor]
+
+    def params(
+        self, shardings: Any = None, finish: Callable[[str, jax.Array], Any] = lambda path, array: array
+    ) -> Params:
+        """Reads the parameters as float32, each straight to where it belongs; see `mapping.load`."""
+        return mapping.load(self.model, self.names, self.tensors, shardings, finish)
+
+
+def open(source: str) -> Source:
+    """Opens a GGUF file, a folder, or a name on the Hugging Face hub.
+
+    Raises:
+      InputError: if it is missing, damaged, or something that the stack cannot express; the message says what.
+    """
+    path = Path(source).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        metadata, tensors = gguf.open_file(path)
+        model, names = gguf.model(metadata, tensors)
+        tokenizer = tokenizer_json.from_gguf(metadata)
+    else:
+        folder = huggingface.find(source)
+        model, names, tensors = huggingface.read(folder)
+        tokenizer = huggingface.read_tokenizer(folder)
+    if tokenizer.size > model.vocabulary:
+        raise InputError(
+            f"{source}: the tokenizer has {tokenizer.size} ids, but the embedding only {model.vocabulary} rows: they "
+            "do not belong together"
+        )
+    return Source(model, tokenizer, names, tensors)
+
+
+def load(source: str, shardings: Any = None) -> tuple[Model, Params, Tokenizer]:
+    """Everything that `open` names, on the first device or as `shardings` (a tree as of the parameters) say."""
+    opened = open(source)
+    return opened.model, opened.params(shardings), opened.tokenizer

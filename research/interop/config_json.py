@@ -100,7 +100,8 @@ def _written(model_type: str, model: Model) -> Config:
             values[theirs] = _THEIRS[model.activation]
     headless = family.headless is not None and not model.head_transform
     architecture = family.headless if headless else family.architecture
-    head = {"model_type": model_type, "architectures": [architecture]}
+    head: Config = {"model_type": model_type, "architectures": [architecture]}
+    head |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     return head | values | dict(family.requires) | family.write(model)
 
 
@@ -209,6 +210,8 @@ def _write_modernbert(model: Model) -> Config:
         "attention_bias": model.attention_bias,
         "classifier_bias": model.mlp_bias,
         "classifier_activation": _THEIRS[model.activation],
+        "cls_token_id": None,
+        "sep_token_id": None,
     }
 
 

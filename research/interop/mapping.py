@@ -4,6 +4,7 @@ Foreign tensors are a mapping from name to something that can be read; ours are 
 by tensor and part by part, so that neither side ever has to exist as a whole.
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -62,18 +63,23 @@ def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 def parameters(model: Model, names: Names) -> dict[str, Parameter]:
     """Every parameter of a resolved model by its path. Raises InputError if the family lacks one."""
-    shapes = flatten(jax.eval_shape(lambda: models.init(model, jax.random.key(0))))
-    axes = flatten(models.axes(model))
     out = {}
-    for path, leaf in shapes.items():
+    for path, (shape, axes) in _shapes_and_axes(model).items():
         where = place(names, path)
         if where is None:
             raise InputError(f"the family has nothing like the parameter {path}")
-        stacked = "layers" in axes[path]
-        layers = [where.name.format(layer=layer) for layer in range(leaf.shape[0] if stacked else 1)]
+        stacked = "layers" in axes
+        layers = [where.name.format(layer=layer) for layer in range(shape[0] if stacked else 1)]
         rows = [None if name in names.absent else name for name in layers]
-        out[path] = Parameter(leaf.shape, _flat(leaf.shape[stacked:], axes[path][stacked:]), stacked, where, rows)
+        out[path] = Parameter(shape, _flat(shape[stacked:], axes[stacked:]), stacked, where, rows)
     return out
+
+
+@functools.cache
+def _shapes_and_axes(model: Model) -> dict[str, tuple[Shape, tuple[str | None, ...]]]:
+    shapes = flatten(jax.eval_shape(lambda: models.init(model, jax.random.key(0))))
+    axes = flatten(models.axes(model))
+    return {path: (leaf.shape, axes[path]) for path, leaf in shapes.items()}
 
 
 def load(

@@ -32,15 +32,15 @@ _LLAMA = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "intermediate_size": 52,
-    "max_position_embeddings": 64,
+    "max_position_embeddings": 128,
 }
 _T5 = {
     "vocab_size": 99,
     "d_model": 28,
     "d_kv": 10,
     "d_ff": 44,
-    "num_layers": 2,
-    "num_decoder_layers": 3,
+    "num_layers": 3,
+    "num_decoder_layers": 2,  # with more than the encoder has, `generate` of transformers 5.23 fails
     "num_heads": 3,
     "relative_attention_num_buckets": 12,
     "relative_attention_max_distance": 20,
@@ -57,12 +57,12 @@ _SCALED = {
 PEERS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> (class, config)
     "gpt2": (
         "GPT2LMHeadModel",
-        {"vocab_size": 97, "n_positions": 41, "n_embd": 36, "n_layer": 3, "n_head": 3, "n_inner": 50}
+        {"vocab_size": 97, "n_positions": 83, "n_embd": 36, "n_layer": 3, "n_head": 3, "n_inner": 50}
         | {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
     ),
     "gpt2 untied": (
         "GPT2LMHeadModel",
-        {"vocab_size": 97, "n_positions": 41, "n_embd": 36, "n_layer": 2, "n_head": 3, "tie_word_embeddings": False},
+        {"vocab_size": 97, "n_positions": 83, "n_embd": 36, "n_layer": 2, "n_head": 3, "tie_word_embeddings": False},
     ),
     "llama 2": ("LlamaForCausalLM", {**_LLAMA, "num_key_value_heads": 4, "rms_norm_eps": 1e-5}),
     "llama 3.1": ("LlamaForCausalLM", {**_LLAMA, "rope_parameters": _SCALED}),

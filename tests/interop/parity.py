@@ -1,0 +1,96 @@
+"""How far our numbers are from those of `transformers` (torch on the CPU, float32), family by family.
+
+python -m tests.interop.parity            prints the table of the README
+"""
+
+import json
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import torch
+import transformers
+
+from research import models
+from research.interop import huggingface, mapping
+from research.objectives import Batch
+from tests.interop import peers
+
+NEW = 64  # tokens of a greedy continuation
+
+
+class Parity(NamedTuple):
+    """What was measured of one peer."""
+
+    family: str
+    objective: str
+    logits: float  # largest difference, relative to the largest logit
+    loss: float  # difference in nats
+    exported: float  # as `logits`, between the peer and what it makes of our export
+    greedy: bool | None  # continuations of 64 tokens are identical; None: it continues nothing
+
+
+def measure(name: str) -> Parity:
+    """Saves a peer, imports it, compares, exports it, and lets `transformers` load that."""
+    peer = peers.peer(name)
+    with tempfile.TemporaryDirectory() as folder:
+        peer.save_pretrained(f"{folder}/theirs")
+        model, names, tensors = huggingface.read(Path(folder, "theirs"))
+        params = mapping.load(model, names, tensors)
+        huggingface.write(Path(folder, "ours"), model, params, None)
+        family = json.loads(Path(folder, "ours", "config.json").read_text())["model_type"]
+        again = type(peer).from_pretrained(f"{folder}/ours").eval()
+    masked, headless = "bert" in name, "without head" in name
+    batch = peers.batch(name, model.vocabulary)
+    if not masked:
+        batch = continued(peer, batch)
+    apply = models.hidden if headless else models.logits
+    ours = np.asarray(jax.jit(partial(apply, model))(params, batch))
+    with torch.no_grad():
+        theirs, back = (peers.outputs(one, batch) for one in (peer, again))
+    losses = [0.0, 0.0] if headless else [float(peers.loss(each, batch)) for each in (torch.tensor(ours), theirs)]
+    likeliest = ours.argmax(-1)[0, -NEW - 1 : -1]
+    return Parity(
+        family=name if name == family else f"{name} (`{family}`)",
+        objective="span corruption" if model.encoder_depth else "masked" if masked else "causal",
+        logits=relative(ours, theirs.numpy()),
+        loss=abs(losses[0] - losses[1]),
+        exported=relative(back.numpy(), theirs.numpy()),
+        greedy=None if masked else np.array_equal(likeliest, batch.tokens[0, -NEW:]),
+    )
+
+
+def continued(peer: transformers.PreTrainedModel, batch: Batch) -> Batch:
+    """The batch with the peer's greedy continuations as its tokens. If each token of them is the likeliest one here
+    too, given those before it, then the continuations are identical."""
+    settings = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "eos_token_id": None}
+    read = batch.tokens[:, :5] if batch.source is None else batch.source.tokens
+    prompt = torch.tensor(read, dtype=torch.long)
+    tokens = peer.generate(prompt, attention_mask=torch.ones_like(prompt), **settings).numpy().astype(np.int32)
+    positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
+    ones = np.ones_like(tokens)
+    return Batch(tokens, np.roll(tokens, -1), ones.astype(np.float32), positions, ones, positions, batch.source)
+
+
+def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+def main() -> None:
+    print("| family | objective | logits | loss | export, loaded by transformers | greedy, 64 tokens |")
+    print("|---|---|---|---|---|---|")
+    for name in sys.argv[1:] or peers.PEERS:
+        row = measure(name)
+        greedy = {None: "", True: "identical", False: "differ"}[row.greedy]
+        loss = "" if "without head" in name else f"{row.loss:.0e}"
+        print(f"| {row.family} | {row.objective} | {row.logits:.0e} | {loss} | {row.exported:.0e} | {greedy} |")
+
+
+if __name__ == "__main__":
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    main()
