@@ -21,13 +21,13 @@ def get_config() -> Experiment:
     return Experiment(
         model=Model(width=192, depth=4, heads=6, mlp_width=512, unroll=4),
         objectives=(
-            Causal(rate=0.25),
-            Masked(rate=0.5, mask_rate=0.3),
+            Causal(rate=0.4),
+            Masked(rate=0.35, mask_rate=0.3),
             SpanCorruption(rate=0.25, name="prefix"),
         ),
-        data=Data(source="python-docs", held_out=0.05, tokenizer="train:1024", length=128, batch=16),
-        optimizer=Optimizer(name="muon", learning_rate=1e-2),
-        schedule=Schedule(steps=700, name="linear", warmup=20, final=0.0),
-        checkpoint=Checkpoint(every=350),
-        evaluation=Evaluation(every=100, batches=8),
+        data=Data(source="python-docs", held_out=0.05, tokenizer="train:2048", length=128, batch=16),
+        optimizer=Optimizer(name="muon", learning_rate=5e-3),
+        schedule=Schedule(steps=300, name="linear", warmup=20, final=0.0),
+        checkpoint=Checkpoint(every=100),
+        evaluation=Evaluation(every=100, batches=4),
     )

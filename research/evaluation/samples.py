@@ -1,5 +1,6 @@
 """What a model says, one sample for each thing that it was trained to do: for a look at the end of a run."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 from rich.console import Group, RenderableType
@@ -12,7 +13,8 @@ from research.evaluation.generation import Sampling
 from research.lm import MASK, LanguageModel
 
 SHOWN = 40  # tokens of a held-out document
-CONTINUED = Sampling(tokens=60, temperature=0.7, top_k=40)
+CONTINUED = Sampling(tokens=60, temperature=0.6, top_k=40)
+HIDDEN = 2  # words of a span
 INFILLED = Sampling(tokens=16)
 PLAIN, GIVEN, MADE = "", "dim", "bold green"
 
@@ -42,24 +44,34 @@ def _sample(lm: LanguageModel, objective: Objective, ids: list[int]) -> list[tup
     def text(begin: int, end: int | None = None) -> str:
         return lm.tokenizer.decode(ids[begin:end])
 
-    third = len(ids) // 3
+    words = _words(lm, ids)
+    first = words[len(words) // 3]
     if isinstance(objective, Masked):
-        left, right = text(0, third), text(third + 1)
+        whole = [a for a, b in pairwise(words) if b == a + 1 and a >= first]  # words of a single token
+        place = whole[0] if whole else first
+        left, right = text(0, place), text(place + 1)
         candidates = lm.fill(left + MASK + right)[0]
         listed = ", ".join(f"{candidate.token!r} {candidate.probability:.2f}" for candidate in candidates)
         shown = [(left, GIVEN), (MASK, PLAIN), (right, GIVEN), ("\n→ ", PLAIN), (listed, MADE)]
-        return [*shown, (f" (there stood {lm.tokenizer.pieces(ids[third : third + 1])[0]!r})", PLAIN)]
+        return [*shown, (f" (there stood {lm.tokenizer.pieces(ids[place : place + 1])[0]!r})", PLAIN)]
     if isinstance(objective, SpanCorruption):
-        left, right = text(0, third), text(third + 4)
+        last = words[min(len(words) // 3 + HIDDEN, len(words) - 1)]
+        left, right = text(0, first), text(last)
         made = lm.infill(left, right, INFILLED)
         return [
             (left, GIVEN),
             (f"[{made}]", MADE),
             (right, GIVEN),
-            (f" (there stood {text(third, third + 4)!r})", PLAIN),
+            (f" (there stood {text(first, last)!r})", PLAIN),
         ]
-    prompt = text(0, third) if isinstance(objective, Causal) else text(0)
+    prompt = text(0, first) if isinstance(objective, Causal) else text(0)
     return [(prompt, GIVEN), (str(lm.generate(prompt, CONTINUED)), MADE)]
+
+
+def _words(lm: LanguageModel, ids: list[int]) -> list[int]:
+    """Where words begin; every token, if the tokenizer does not tell."""
+    begins = lm.tokenizer.vocabulary.starts_word
+    return [place for place, i in enumerate(ids) if begins is None or begins[i]] or [0]
 
 
 def _document(corpus: Corpus, objective: Objective) -> list[int]:
