@@ -52,24 +52,24 @@ def train(arguments: Sequence[str]) -> tuple[Experiment, Path]:
     Raises:
       InputError: if the config is unusable, or an option is not one of its fields.
     """
-    name, options = config_and_options("train", arguments)
-    name_or_any = name or Path("NAME.py")
-    folder = name_or_any.parent if name_or_any.suffix == ".json" else Path("runs") / name_or_any.stem
-    chosen = parse(f"train {name or 'CONFIG'}", options, _Training(read(name) if name else Experiment(), folder))
+    name, options = first(arguments, "train begins with a config file: train configs/quickstart.py [--FIELD VALUE …]")
+    path = Path(name or "NAME.py")
+    folder = path.parent if path.suffix == ".json" else Path("runs") / path.stem
+    chosen = parse(f"train {name or 'CONFIG'}", options, _Training(read(path) if name else Experiment(), folder))
     return chosen.experiment, chosen.workdir
 
 
-def config_and_options(command: str, arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """Splits `CONFIG [OPTION …]`. There is no config only if help is asked for without one.
+def first(arguments: Sequence[str], missing: str) -> tuple[str | None, list[str]]:
+    """What a command is about, which comes before its options, and the options; None if help is asked for instead.
 
     Raises:
-      InputError: if the first argument is not the name of a file.
+      InputError: `missing`, if there are only options.
     """
     if {"-h", "--help"} & set(arguments[:1]):
         return None, list(arguments)
     if not arguments or arguments[0].startswith("-"):
-        raise InputError(f"{command} begins with a config file: {command} configs/quickstart.py [--FIELD VALUE …]")
-    return Path(arguments[0]), list(arguments[1:])
+        raise InputError(missing)
+    return arguments[0], list(arguments[1:])
 
 
 def read(path: Path) -> Experiment:
@@ -170,8 +170,9 @@ def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _join(path: str, tree: Any, name: str) -> str:
-    """A field's path; `experiment` is left out of it where a command's own options stand beside one."""
-    return path if isinstance(getattr(tree, name), Experiment) else f"{path}.{name}".strip(".")
+    """A field's path. One with an empty name, `Annotated[…, tyro.conf.arg(name="")]`, is left out of it."""
+    extras = getattr(get_type_hints(type(tree), include_extras=True)[name], "__metadata__", ())
+    return path if any(getattr(extra, "name", None) == "" for extra in extras) else f"{path}.{name}".strip(".")
 
 
 def _option(path: str) -> str:

@@ -28,14 +28,14 @@ class Options:
 
 
 def main(arguments: list[str]) -> None:
-    helped = {"-h", "--help"} & set(arguments[:1])
-    if not helped and (not arguments or arguments[0].startswith("-")):
-        raise InputError("generate begins with a checkpoint: generate runs/quickstart --prompt 'Return the'")
-    options = command_line.parse("generate CHECKPOINT", arguments[0 if helped else 1 :], Options())
-    if not options.prompt:
+    checkpoint, rest = command_line.first(
+        arguments, "generate begins with a checkpoint: generate runs/quickstart --prompt 'Return the'"
+    )
+    options = command_line.parse(f"generate {checkpoint or 'CHECKPOINT'}", rest, Options())
+    if checkpoint is None or not options.prompt:
         raise InputError("nothing to do: give --prompt TEXT")
     runtime.start()
-    show(research.load(arguments[0]), options, Console())
+    show(research.load(checkpoint), options, Console())
 
 
 def show(lm: LanguageModel, options: Options, console: Console) -> None:

@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+import tyro
 
 from research import command_line, config
 from research.config import Causal, Experiment, Masked, Model, RotaryScaling
@@ -176,3 +178,27 @@ def test_mistakes_end_the_process_with_one_message_and_without_jax(base):
     ended = subprocess.run([sys.executable, "-c", program, base, "--lr", "3"], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == "error: there is no option --lr; --help lists all\n"
+
+
+@dataclass(frozen=True)
+class Part:
+    top: int = 0  # choices
+
+
+@dataclass(frozen=True)
+class Options:
+    """Does something."""
+
+    prompt: tuple[str, ...] = ()  # texts
+    part: Annotated[Part, tyro.conf.arg(name="")] = field(default_factory=Part)
+
+
+def test_other_commands_have_typed_options_too():
+    assert command_line.first(["runs/a", "--top", "3"], "no checkpoint") == ("runs/a", ["--top", "3"])
+    assert command_line.first(["--help"], "no checkpoint") == (None, ["--help"])
+    with pytest.raises(InputError, match="no checkpoint"):
+        command_line.first([], "no checkpoint")
+    options = command_line.parse("generate", ["--prompt", "a b", "c", "--top", "3"], Options())
+    assert options == Options(prompt=("a b", "c"), part=Part(3))
+    with pytest.raises(InputError, match=r"nearest: --top$"):
+        command_line.parse("generate", ["--tops", "3"], Options())
