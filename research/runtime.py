@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 
-def cache_folder() -> Path:
-    """Where prepared data, compiled programs and fetched models are kept: RESEARCH_CACHE, or ~/.cache/research."""
-    return Path(os.environ.get("RESEARCH_CACHE", "~/.cache/research")).expanduser()
+def cache_folder(chosen: str | None = None) -> Path:
+    """Where prepared data, compiled programs and fetched models are kept: the chosen folder, else the environment's
+    RESEARCH_CACHE, else ~/.cache/research."""
+    return Path(chosen or os.environ.get("RESEARCH_CACHE") or "~/.cache/research").expanduser()
 
 
 def start() -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -11,11 +10,6 @@ from functools import cache
 from pathlib import Path
 
 CODE = Path(__file__).parent.parent
-
-
-def root(chosen: str | None) -> Path:
-    """Where prepared data is kept: the chosen folder, else the environment's RESEARCH_CACHE, else ~/.cache/research."""
-    return Path(chosen or os.environ.get("RESEARCH_CACHE") or "~/.cache/research").expanduser()
 
 
 def key(code: Sequence[str], *parts: object) -> str:

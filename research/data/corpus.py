@@ -13,7 +13,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from research import config, objectives
+from research import config, objectives, runtime
 from research.config import Data, Experiment
 from research.data import cache, mixture, packing, sources, store, tokenizers
 from research.data.mixture import Mixture
@@ -146,7 +146,7 @@ def open(experiment: Experiment, tokenizer: Tokenizer | None = None) -> Corpus:
       InputError: if a source, the tokenizer or a combination of them is unusable.
     """
     data, model = experiment.data, experiment.model
-    folder = cache.root(data.cache)
+    folder = runtime.cache_folder(data.cache)
     shape = Shape(data.length, data.source_length or data.length, model.encoder_depth > 0)
     mixture.cycle(tuple(objective.rate for objective in experiment.objectives))  # wrong rates show before the long work
     tokenizer = tokenizer or _tokenizer(experiment, folder, shape)

@@ -76,15 +76,16 @@ def take_steps(
             if pending:  # fetched only now that the next step is under way, so that the device never waits
                 meter.read(*pending)
             pending, done = (number, metrics), number + 1
-            evaluate = every > 0 and done % every == 0 and done < steps
-            if not (evaluate or received or done % experiment.checkpoint.every == 0 or done == steps):
+            save = bool(received) or done % experiment.checkpoint.every == 0 or done == steps
+            evaluate = (every > 0 and done % every == 0 and done < steps) or (save and experiment.checkpoint.keep_best)
+            if not (evaluate or save):
                 continue
             meter.read(*pending)  # so nothing is saved after a loss that is not finite
             pending, losses = None, None
             if evaluate:
                 losses = held_out(experiment, corpus, programs, run.params, experiment.evaluation.batches)
                 log.record({"kind": "held_out", "step": done, "losses": losses})
-            if received or done % experiment.checkpoint.every == 0 or done == steps:
+            if save:
                 checkpoint.save(checkpoints, run, None if losses is None else float(np.mean(list(losses.values()))))
             if received:
                 checkpoints.wait_until_finished()
