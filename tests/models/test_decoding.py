@@ -1,0 +1,56 @@
+"""Reading a document piece by piece with a cache gives the features of reading it at once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from research import models
+from research.models import Visible
+from tests.models.tiny import POSITIONS, batch, example, hidden, model, parameters
+
+LENGTH, SOURCE, PROMPT = 16, 8, 9
+KINDS = {"causal": (1, 1, 1), "prefix": (3, 5, 2)}  # places that see each other, in each of three prompts
+PROMPTS = np.array([4, 9, 2])  # their lengths
+
+decode = jax.jit(models.decode, static_argnums=0)
+encode = jax.jit(models.encode, static_argnums=0)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize(("encoder_depth", "kind"), [(0, "causal"), (0, "prefix"), (2, "causal")])
+def test_cached_decoding_is_the_whole_forward_pass(encoder_depth, positions, kind):
+    random = np.random.default_rng(0)
+    prefixes = np.array(KINDS[kind])
+    sources = (5, 8, 3) if encoder_depth else (None,) * 3
+    documents = [example(random, LENGTH, f"prefix:{p}", s) for p, s in zip(prefixes, sources, strict=True)]
+    packed = batch([[document] for document in documents], LENGTH, SOURCE if encoder_depth else None)
+    config = model(LENGTH, positions=positions, encoder_depth=encoder_depth)
+    params = parameters(config)
+    expected = np.asarray(hidden(config, params, packed))
+
+    def source(queries, encoded):
+        if not encoder_depth:
+            return None
+        ends = jnp.broadcast_to(jnp.array(sources)[:, None], (3, queries))
+        return encoded, Visible(jnp.zeros_like(ends), ends)
+
+    # the prompts at once, in one shape: what is beyond their ends is garbage that nothing may see
+    slots = jnp.broadcast_to(jnp.arange(PROMPT), (3, PROMPT))
+    inside = slots < PROMPTS[:, None]
+    tokens = jnp.where(inside, packed.tokens[:, :PROMPT], 63)
+    seen = Visible(jnp.zeros_like(slots), jnp.maximum(slots + 1, prefixes[:, None]))
+    encoded = encode(config, params, packed.source) if encoder_depth else None
+    cache = models.empty_cache(config, 3, LENGTH + 3)
+    features, cache = decode(config, params, tokens, slots, seen, cache, source(PROMPT, encoded))
+    for row, end in enumerate(PROMPTS):
+        np.testing.assert_allclose(features[row, :end], expected[row, :end], rtol=1e-4, atol=1e-4)
+
+    # then one token after the other, each row at its own place
+    for step in range(LENGTH - PROMPT):
+        place = PROMPTS[:, None] + step
+        tokens = np.take_along_axis(packed.tokens, place, axis=1)
+        seen = Visible(jnp.zeros_like(place), jnp.asarray(place + 1))
+        features, cache = decode(config, params, tokens, place, seen, cache, source(1, None))
+        for row, end in enumerate(PROMPTS):
+            np.testing.assert_allclose(features[row, 0], expected[row, end + step], rtol=1e-4, atol=1e-4)
