@@ -159,8 +159,9 @@ def test_what_a_model_was_not_trained_for_is_refused(lm, encoder_decoder):
     with pytest.raises(InputError, match="SpanCorruption"):
         replace(lm, objectives=(Causal(),)).infill("a", "b")
     learned = _lm(Causal(), positions="learned", max_positions=16)
-    with pytest.raises(InputError, match="do not fit the model's 16 positions"):
+    with pytest.raises(InputError, match="leaves no room for new ones in the model's 16 positions"):
         learned.generate("the cat sat on the mat")
+    assert len(learned.tokenizer.encode(learned.generate("the cat", Sampling(tokens=20, temperature=1.0)))) <= 8
 
 
 def test_an_answer_follows_its_input(encoder_decoder):

@@ -73,14 +73,12 @@ def generate(
       least: new tokens before a row may end.
 
     Raises:
-      InputError: if a prompt with its new tokens is longer than the model's positions.
+      InputError: if a prompt is as long as the model's positions, or longer. New tokens end where those do.
     """
     longest = max(len(prompt.tokens) for prompt in prompts)
-    if model.positions == "learned" and longest + sampling.tokens > model.max_positions - model.position_offset:
-        raise InputError(
-            f"a prompt of {longest} tokens and {sampling.tokens} new ones do not fit the model's "
-            f"{model.max_positions - model.position_offset} positions"
-        )
+    most = model.max_positions - model.position_offset if model.positions == "learned" else longest + sampling.tokens
+    if longest >= most:
+        raise InputError(f"a prompt of {longest} tokens leaves no room for new ones in the model's {most} positions")
     width = bucket(longest)
     tokens = _padded([prompt.tokens for prompt in prompts], width)
     lengths = np.array([len(prompt.tokens) for prompt in prompts], np.int32)
@@ -100,7 +98,7 @@ def generate(
     seen_source = None if source is None else jnp.asarray((source.segments > 0).sum(axis=1))
     step = STOP_CHECK if sampling.stop else sampling.tokens
     for new in range(step, sampling.tokens + step, step):
-        limit = lengths + min(new, sampling.tokens)
+        limit = np.minimum(lengths + min(new, sampling.tokens), most)
         loop = _extend(
             model,
             sampling.temperature,
