@@ -83,7 +83,8 @@ def test_parameters_are_those_of_the_model(tmp_path, name, architecture):
         params = mapping.unflatten({p: a for p, a in mapping.flatten(params).items() if not p.endswith("/bias")})
     tensors = as_gguf(model, params, architecture)
     if model.rotary_scaling is not None:
-        model = replace(model, rotary_theta=5e5, rotary_scaling=replace(model.rotary_scaling, original_length=8192))
+        scaling = replace(model.rotary_scaling, original_length=8192)
+        model = replace(model, rotary_theta=5e5, window_theta=5e5, rotary_scaling=scaling)
         tensors["rope_freqs.weight"] = frequencies(model, None) / frequencies(model, model.rotary_scaling)
     path = written(tmp_path / "model.gguf", architecture, described(model, architecture), tensors)
     got, found = gguf.open_file(path)

@@ -1,0 +1,96 @@
+"""A real pretrained model, from GGUF: what transformers 5.23 says of the same file is what is said here.
+
+The tests marked `slow` load it in torch as well: pytest -m slow tests/interop
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import research
+from research import interop, lm
+from research.evaluation.generation import Sampling
+from tests.interop import smollm2
+
+REFERENCE = [  # context, continuation, probability; by transformers 5.23
+    ("Welcome to New York", " City", 0.2246),
+    ("Welcome to New York", " Zoo", 3.8e-06),
+    ("I love New York", ",", 0.2267),
+    ("I love New York", " City", 0.0882),
+    ("The capital of France is", " Paris", 0.7725),
+]
+TEXTS = [
+    "The quick brown fox jumps over the lazy dog. It's 3:45pm, isn't it?",
+    "Les élèves ont-ils déjà mangé ? Où est le œuf naïf — c'est l'été…",
+    "吾輩は猫である。名前はまだ無い。カタカナとﾊﾝｶｸ、漢字。",
+    "👩‍👩‍👧‍👦 🏳️‍🌈 🤖🔥 e\u0301 \U0001d54f",
+    "def f(x):\n\treturn {'a': [1, 22, 333], \"b\": x**2}  # über\r\n\r\n    if x != 0:\n",
+    "tab\tnull\x00bell\x07esc\x1b[0m\u200b\ufeff\u2028 end   ",
+    "<|im_start|>user\nhello<|im_end|>",
+    "   leading, 1234567890, 3.14159, trailing   ",
+]
+
+
+@pytest.fixture(scope="module")
+def model() -> lm.LanguageModel:
+    return research.load(smollm2.path())
+
+
+def test_reference_probabilities(model):
+    for context, continuation, probability in REFERENCE:
+        got = math.exp(model.score(context, continuation).total)
+        assert got == pytest.approx(probability, rel=0.02 if probability < 1e-3 else 1e-3), (context, continuation)
+
+
+@pytest.fixture(scope="module")
+def peer():
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("torch")
+    file = Path(smollm2.path())
+    tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    return tokenizer, transformers.AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name).eval()
+
+
+@pytest.mark.slow
+def test_ids_are_those_of_transformers(model, peer):
+    for text in TEXTS:
+        ids = model.tokenizer.encode(text)
+        if "<|" not in text:  # a special token that a text spells stays text here
+            assert ids == peer[0](text, add_special_tokens=False).input_ids, text
+        assert model.tokenizer.decode(ids) == text
+
+
+@pytest.mark.slow
+def test_logits_and_continuations_are_those_of_transformers(model, peer):
+    import torch
+
+    tokenizer, theirs = peer
+    for prompt in ("Welcome to New York", "The capital of France is", "def fibonacci(n):\n", "Once upon a time"):
+        ids = torch.tensor([tokenizer(prompt, add_special_tokens=False).input_ids])
+        with torch.no_grad():
+            wanted = theirs(ids).logits[0].numpy()
+            said = theirs.generate(ids, max_new_tokens=64, do_sample=False, attention_mask=torch.ones_like(ids))
+        got = model.logits([prompt])[0][: len(wanted)]
+        assert np.abs(got - wanted).max() / np.abs(wanted).max() < 1e-4
+        continued = model.generate(prompt, Sampling(tokens=64, temperature=0))
+        assert continued == tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True)
+
+
+@pytest.mark.slow
+def test_export_is_what_transformers_loads(model, peer, tmp_path):
+    import torch
+    import transformers
+
+    interop.write(tmp_path / "exported", model.config, model.params, model.tokenizer)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "exported").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "exported")
+    for name, parameter in theirs.named_parameters():
+        assert torch.equal(parameter, peer[1].get_parameter(name)), name
+    for text in TEXTS[:-2]:
+        assert tokenizer(text, add_special_tokens=False).input_ids == model.tokenizer.encode(text), text
+    messages = [{"role": "user", "content": "Hello"}]
+    assert tokenizer.apply_chat_template(messages, tokenize=False) == peer[0].apply_chat_template(
+        messages, tokenize=False
+    )
