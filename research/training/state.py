@@ -44,7 +44,8 @@ def key(seed: Int[Array, ""] | int, step: Int[Array, ""] | int, purpose: str) ->
 def create(model: Model, optimizer: optax.GradientTransformation, seed: int, layout: Layout) -> TrainState:
     """The state before the first step. Each device makes only its own part, so the whole need not fit on one."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(model, optimizer, layout))
-    return jax.jit(partial(_create, model, optimizer), out_shardings=shardings)(jnp.uint32(seed % 2**32))
+    made = jax.jit(_create, static_argnums=(0, 1), out_shardings=shardings)
+    return made(model, optimizer, jnp.uint32(seed % 2**32))
 
 
 def abstract(model: Model, optimizer: optax.GradientTransformation, layout: Layout) -> TrainState:

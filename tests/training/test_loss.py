@@ -28,19 +28,24 @@ def plain(hidden, kernel, bias, targets, weights, z_loss=0.0):
 
 
 def gradients(function, hidden, kernel, bias, *rest):
-    """Of a multiple of the total, as a step that divides by the weight sees it."""
-    return jax.value_and_grad(lambda *of: function(*of, *rest)[0] / 7, argnums=(0, 1, 2))(hidden, kernel, bias)
+    """The total and the losses of places, and the gradients of a multiple of the total."""
+
+    def scaled(*of):
+        total, losses = function(*of, *rest)
+        return total / 7, losses
+
+    return jax.jit(jax.value_and_grad(scaled, argnums=(0, 1, 2), has_aux=True))(hidden, kernel, bias)
 
 
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("chunk", [1, 4, 12, 20, 44, 1000])  # one position a chunk, non-multiples, all at once
+# one position a chunk, a multiple and a non-multiple of the rows, everything at once
+@pytest.mark.parametrize(("chunk", "bias"), [(1, True), (12, False), (21, True), (1000, True)])
 def test_chunked_equals_plain(chunk, bias):
     inputs = arrays(bias)
-    total, losses = cross_entropy(*inputs, chunk, 1e-2)
-    np.testing.assert_allclose(total, plain(*inputs, 1e-2)[0], rtol=1e-5)
-    np.testing.assert_allclose(losses, plain(*inputs)[1], rtol=1e-4, atol=1e-5)
     ours, theirs = gradients(cross_entropy, *inputs, chunk, 1e-2), gradients(plain, *inputs, 1e-2)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, theirs)
+    total, losses = jax.jit(cross_entropy, static_argnums=(5, 6))(*inputs, chunk, 1e-2)  # without any gradient
+    np.testing.assert_allclose(total / 7, ours[0][0], rtol=1e-5)
+    np.testing.assert_allclose(losses, ours[0][1], rtol=1e-5, atol=1e-6)
 
 
 def test_places_without_weight_cost_nothing():
@@ -48,11 +53,10 @@ def test_places_without_weight_cost_nothing():
     idle = weights == 0
     assert idle.any()
     other = jnp.where(idle, (targets + 1) % VOCABULARY, targets)
-    ours = gradients(cross_entropy, hidden, kernel, bias, targets, weights, 12)
-    jax.tree.map(
-        np.testing.assert_array_equal, ours, gradients(cross_entropy, hidden, kernel, bias, other, weights, 12)
-    )
-    assert not np.any(np.asarray(ours[1][0])[idle])
+    (ours, _), gradient = gradients(cross_entropy, hidden, kernel, bias, targets, weights, 12)
+    (theirs, _), same = gradients(cross_entropy, hidden, kernel, bias, other, weights, 12)
+    jax.tree.map(np.testing.assert_array_equal, (ours, gradient), (theirs, same))
+    assert not np.any(np.asarray(gradient[0])[idle])
 
 
 def test_no_gradient_flows_through_the_losses_of_places():

@@ -10,11 +10,13 @@ from research.training.optimizer import optimizer
 from research.training.sharding import layout
 from tests.models import tiny
 
+MODEL = tiny.model()
+RULE = optimizer(Optimizer(), lambda _: 0.0, models.axes(MODEL))
+
 
 def made(seed, mesh=None):
-    model = tiny.model()
-    whole = layout(mesh or Mesh(), model, None if mesh else jax.devices()[:1])
-    return state.create(model, optimizer(Optimizer(), lambda _: 0.0, models.axes(model)), seed, whole)
+    whole = layout(mesh or Mesh(), MODEL, None if mesh else jax.devices()[:1])
+    return state.create(MODEL, RULE, seed, whole)
 
 
 def test_the_same_seed_gives_the_same_state_on_any_mesh_and_another_another():
