@@ -14,10 +14,10 @@ from rich.table import Table
 from research import command_line, config, data, models, runtime, validation
 from research.config import Experiment
 from research.data import Corpus
-from research.evaluation import heldout, samples
+from research.evaluation import samples
 from research.lm import LanguageModel
 from research.objectives import Batch
-from research.training import checkpoint, loop, run_folder, state
+from research.training import checkpoint, heldout, loop, run_folder, state
 from research.training.log import Log
 from research.training.loop import Programs
 from research.training.state import TrainState

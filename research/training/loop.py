@@ -13,9 +13,8 @@ import optax
 from research import models
 from research.config import Experiment
 from research.data import Corpus
-from research.evaluation import heldout
 from research.objectives import Batch
-from research.training import checkpoint, optimizer, sharding, state, step
+from research.training import checkpoint, heldout, optimizer, sharding, state, step
 from research.training.log import Log
 from research.training.meter import Meter
 from research.training.sharding import Layout
