@@ -11,10 +11,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from research import command_line, config, data, models, runtime, validation
+from research import command_line, config, data, models, runtime, samples, validation
 from research.config import Experiment
 from research.data import Corpus
-from research.evaluation import samples
 from research.lm import LanguageModel
 from research.objectives import Batch
 from research.training import checkpoint, heldout, loop, run_folder, state

@@ -21,7 +21,7 @@ class HeldOut(NamedTuple):
 
 
 def mean_loss(row_sums: Callable[[Batch], tuple[np.ndarray, np.ndarray]], batches: Iterable[Batch]) -> float:
-    """The weighted mean loss over all targets of the batches. `row_sums` gives each row's sum of losses and of weights."""
+    """The weighted mean loss over all targets. `row_sums` gives each row's sum of losses, and of weights."""
     total, weight = 0.0, 0.0
     for batch in batches:
         losses, weights = row_sums(batch)
