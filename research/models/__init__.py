@@ -34,6 +34,7 @@ __all__ = [
     "logical_axis_rules",
     "logits",
     "output",
+    "size",
     "with_logical_constraint",
 ]
 
@@ -41,6 +42,11 @@ __all__ = [
 def init(config: Model, key: PRNGKeyArray) -> Params:
     """Random float32 parameters."""
     return nn.unbox(_init(config, key))
+
+
+def size(params: Params) -> int:
+    """How many parameters there are."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def axes(config: Model) -> Any:

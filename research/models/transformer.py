@@ -128,10 +128,10 @@ class Attention(nn.Module):
         else:
             key, value = (heads(name, "kv_heads", config.kv_heads, read) for name in ("key", "value"))
             if cache is not None and not self.cross:
-                rows = jnp.arange(len(x))[:, None]
+                # row by row, so that a batch that is split over devices stays where it is
+                write = jax.vmap(lambda kept, slots, new: kept.at[slots].set(new.astype(kept.dtype)))
                 key, value = (
-                    cache[name].at[rows, context.slots].set(new.astype(cache[name].dtype))
-                    for name, new in zip(names, (key, value), strict=True)
+                    write(cache[name], context.slots, new) for name, new in zip(names, (key, value), strict=True)
                 )
         new_cache = {} if cache is None else dict(zip(names, (key, value), strict=True))
 
