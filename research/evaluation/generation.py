@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xxhash
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from research import models
@@ -38,7 +39,16 @@ class Prompt(NamedTuple):
     tokens: Sequence[int]  # at least one
     seen_by_all: int = 0
     source: Sequence[int] | None = None  # what the encoder of an encoder-decoder reads
+    before: Sequence[int] = ()  # what the new text follows: the first word after nothing has no space before it
     sample: int = 0  # number of the sample, for several of one prompt
+
+
+class Rule(NamedTuple):
+    """What of `Sampling` is compiled; the other numbers can change without."""
+
+    greedy: bool
+    top_k: int
+    nucleus: bool
 
 
 class _Loop(NamedTuple):
@@ -73,39 +83,41 @@ def generate(
       least: new tokens before a row may end.
 
     Raises:
-      InputError: if a prompt is as long as the model's positions, or longer. New tokens end where those do.
+      InputError: if a prompt is empty, or has as many tokens as the model has positions, or more. New tokens end
+        where those do.
     """
+    if not all(prompt.tokens for prompt in prompts):
+        raise InputError("an empty prompt: this tokenizer has no token that begins a document")
     longest = max(len(prompt.tokens) for prompt in prompts)
-    most = model.max_positions - model.position_offset if model.positions == "learned" else longest + sampling.tokens
+    positions = places(model)
+    most = longest + sampling.tokens if positions is None else positions
     if longest >= most:
         raise InputError(f"a prompt of {longest} tokens leaves no room for new ones in the model's {most} positions")
-    width = bucket(longest)
+    width = min(bucket(longest), most)
     tokens = _padded([prompt.tokens for prompt in prompts], width)
     lengths = np.array([len(prompt.tokens) for prompt in prompts], np.int32)
     seen_by_all = np.array([prompt.seen_by_all for prompt in prompts], np.int32)
-    source = _source(prompts)
+    source = _source(prompts, positions)
     possible = np.zeros(model.vocabulary, bool)
     possible[: tokenizer.size] = True
     possible[list(tokenizer.vocabulary.special)] = False
     possible[list(ends)] = True
     stops = np.zeros(model.vocabulary, bool)
     stops[list(ends)] = True
-    keys = jax.vmap(lambda sample: jax.random.fold_in(jax.random.key(sampling.seed), sample))(
-        jnp.array([prompt.sample for prompt in prompts])
-    )
+    rule = Rule(sampling.temperature == 0, sampling.top_k, sampling.top_p < 1)
     room = bucket(width + sampling.tokens)
-    loop = _prefill(model, room, params, tokens, lengths, seen_by_all, source, keys)
+    loop = _prefill(model, room, params, tokens, lengths, seen_by_all, source, _keys(prompts, sampling.seed))
     seen_source = None if source is None else jnp.asarray((source.segments > 0).sum(axis=1))
     step = STOP_CHECK if sampling.stop else sampling.tokens
     for new in range(step, sampling.tokens + step, step):
         limit = np.minimum(lengths + min(new, sampling.tokens), most)
         loop = _extend(
             model,
-            sampling.temperature,
-            sampling.top_k,
-            sampling.top_p,
+            rule,
             params,
             loop,
+            sampling.temperature,
+            sampling.top_p,
             lengths + least,
             limit,
             possible,
@@ -113,11 +125,17 @@ def generate(
             seen_source,
         )
         rows = _new_tokens(loop, lengths, ends)
-        done = np.asarray(loop.done) | [_first_stop(tokenizer, row, sampling.stop) is not None for row in rows]
+        texts = [text(tokenizer, *each) if sampling.stop else "" for each in zip(prompts, rows, strict=True)]
+        done = np.asarray(loop.done) | [any(stop in one for stop in sampling.stop) for one in texts]
         loop = loop._replace(done=jnp.asarray(done))
         if done.all():
             break
     return rows
+
+
+def text(tokenizer: Tokenizer, prompt: Prompt, row: Sequence[int]) -> str:
+    """What the new tokens of a prompt say."""
+    return tokenizer.decode([*prompt.before, *row])[len(tokenizer.decode(prompt.before)) :]
 
 
 def cut(text: str, stop: Sequence[str]) -> str:
@@ -132,6 +150,11 @@ def bucket(length: int) -> int:
     while size < length:
         size *= 2
     return size
+
+
+def places(model: Model) -> int | None:
+    """The longest row that a model can read; None: any."""
+    return model.max_positions - model.position_offset if model.positions == "learned" else None
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -160,14 +183,14 @@ def _prefill(
     return _Loop(rows, lengths, jnp.zeros(batch, bool), models.project(model, params, last), cache, keys)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=5)
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
 def _extend(
     model: Model,
-    temperature: float,
-    top_k: int,
-    top_p: float,
+    rule: Rule,
     params: Params,
     loop: _Loop,
+    temperature: Float[Array, ""],
+    top_p: Float[Array, ""],
     endless: Int[Array, " batch"],
     limit: Int[Array, " batch"],
     possible: Bool[Array, " vocabulary"],
@@ -184,10 +207,12 @@ def _extend(
         may_end = (loop.length >= endless)[:, None]
         scores = jnp.where(possible & (may_end | ~stops), loop.scores, -jnp.inf)
         keys = jax.vmap(jax.random.fold_in)(loop.keys, loop.length)
-        chosen = choose(scores, keys, temperature, top_k, top_p)
+        chosen = choose(scores, keys, rule, temperature, top_p)
         active = ~loop.done & (loop.length < limit)
         place = jnp.where(active, loop.length, 0)
-        token = jnp.where(active, chosen, loop.tokens[:, 0])  # a row at rest reads its first token again: no change
+        token = jnp.where(
+            active, chosen, loop.tokens[:, 0]
+        )  # a row at rest, which never goes on, reads its first again
         slots = place[:, None]
         seen = Visible(jnp.zeros_like(slots), slots + 1)
         read = None if seen_source is None else (None, Visible(jnp.zeros_like(slots), seen_source[:, None]))
@@ -206,22 +231,37 @@ def _extend(
 
 
 def choose(
-    scores: Float[Array, "batch vocabulary"], keys: PRNGKeyArray, temperature: float, top_k: int, top_p: float
+    scores: Float[Array, "batch vocabulary"],
+    keys: PRNGKeyArray,
+    rule: Rule,
+    temperature: Float[Array, ""] | float,
+    top_p: Float[Array, ""] | float,
 ) -> Int[Array, " batch"]:
-    """A token of each row: the most probable one, or a sample among the `top_k` most probable ones (all, if 0) and the
-    fewest that together have the probability `top_p` (nucleus sampling, Holtzman et al. 2020)."""
-    if temperature == 0:
+    """A token of each row: the most probable one, or a sample among the `top_k` most probable ones (all, if 0) and of
+    those the fewest that together have the probability `top_p` (nucleus sampling, Holtzman et al. 2020)."""
+    if rule.greedy:
         return jnp.argmax(scores, axis=-1)
     scores = scores / temperature
-    if top_k:
-        least = jax.lax.top_k(scores, min(top_k, scores.shape[-1]))[0][:, -1:]
+    if rule.top_k:
+        least = jax.lax.top_k(scores, min(rule.top_k, scores.shape[-1]))[0][:, -1:]
         scores = jnp.where(scores < least, -jnp.inf, scores)
-    if top_p < 1:
+    if rule.nucleus:
         ordered = jnp.sort(scores, axis=-1, descending=True)
-        before = jnp.cumsum(jax.nn.softmax(ordered, axis=-1), axis=-1) - jax.nn.softmax(ordered, axis=-1)
+        probabilities = jax.nn.softmax(ordered, axis=-1)
+        before = jnp.cumsum(probabilities, axis=-1) - probabilities
         least = jnp.min(jnp.where(before < top_p, ordered, jnp.inf), axis=-1, keepdims=True)
         scores = jnp.where(scores < least, -jnp.inf, scores)
     return jax.vmap(jax.random.categorical)(keys, scores)
+
+
+def _keys(prompts: Sequence[Prompt], seed: int) -> PRNGKeyArray:
+    """A key for each prompt, which depends on the prompt and the number of its sample alone; not on its place in the
+    batch, and another for each, so that prompts of one length do not share their luck."""
+    read = [np.array([*(prompt.source or ()), -1, *prompt.tokens], np.int32) for prompt in prompts]
+    hashes = np.array([xxhash.xxh32_intdigest(one.tobytes()) for one in read], np.uint32)
+    samples = np.array([prompt.sample for prompt in prompts], np.uint32)
+    fold = jax.vmap(jax.random.fold_in)
+    return fold(jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(hashes), samples)
 
 
 def _padded(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:
@@ -231,23 +271,21 @@ def _padded(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:
     return out
 
 
-def _source(prompts: Sequence[Prompt]) -> Batch | None:
+def _source(prompts: Sequence[Prompt], positions: int | None) -> Batch | None:
     sources = [prompt.source for prompt in prompts if prompt.source is not None]
     if not sources:
         return None
-    tokens = _padded(sources, bucket(max(map(len, sources))))
-    places = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
-    segments = (places < np.array([len(source) for source in sources])[:, None]).astype(np.int32)
+    longest = max(map(len, sources))
+    if positions is not None and longest > positions:
+        raise InputError(f"an input of {longest} tokens is longer than the model's {positions} positions")
+    tokens = _padded(sources, bucket(longest))
+    place = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
+    segments = (place < np.array([len(source) for source in sources])[:, None]).astype(np.int32)
     zeros = np.zeros_like(tokens)
-    return Batch(tokens, zeros, zeros.astype(np.float32), places, segments, zeros)
+    return Batch(tokens, zeros, zeros.astype(np.float32), place * segments, segments, zeros)
 
 
 def _new_tokens(loop: _Loop, lengths: np.ndarray, ends: Sequence[int]) -> list[list[int]]:
     tokens, until = np.asarray(loop.tokens), np.asarray(loop.length)
     rows = [row[start:end].tolist() for row, start, end in zip(tokens, lengths, until, strict=True)]
     return [row[:-1] if row and row[-1] in ends else row for row in rows]
-
-
-def _first_stop(tokenizer: Tokenizer, row: list[int], stop: Sequence[str]) -> int | None:
-    text = tokenizer.decode(row) if stop else ""
-    return next((text.find(each) for each in stop if each in text), None)
