@@ -47,11 +47,13 @@ def plain(name: str) -> str:
 
 def test_every_package_that_is_imported_is_asked_for():
     """What another package happens to bring may be gone with its next version."""
-    trees = [ast.parse(path.read_text()) for path in sorted((ROOT / "research").rglob("*.py"))]
+    files = [path for folder in ("research", "configs", "tests") for path in sorted((ROOT / folder).rglob("*.py"))]
+    trees = [ast.parse(path.read_text()) for path in files]
     nodes = [node for tree in trees for node in ast.walk(tree)]
     names = {each.name for node in nodes if isinstance(node, ast.Import) for each in node.names}
     names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level}
-    foreign = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"research"}
+    ours = {"research", "tests", *(path.stem for path in (ROOT / "configs").glob("*.py"))}
+    foreign = {name.split(".")[0] for name in names} - sys.stdlib_module_names - ours
     bringers = packages_distributions()
     lacking = {name for name in foreign if not {plain(each) for each in bringers.get(name, [name])} & asked_for()}
     assert lacking - {"datasets"} == set()  # whoever names a data set of the Hugging Face hub installs it
