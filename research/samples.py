@@ -65,7 +65,8 @@ def _sample(lm: LanguageModel, objective: Objective, ids: list[int]) -> list[tup
             (f" (there stood {text(first, last)!r})", PLAIN),
         ]
     prompt = text(0, first) if isinstance(objective, Causal) else text(0)
-    return [(prompt, GIVEN), (str(lm.generate(prompt, CONTINUED)), MADE)]
+    one, other = lm.generate(prompt, CONTINUED, samples=2)
+    return [(prompt, GIVEN), (one, MADE), ("\n\n", PLAIN), (prompt, GIVEN), (other, MADE)]
 
 
 def _words(lm: LanguageModel, ids: list[int]) -> list[int]:
