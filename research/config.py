@@ -161,8 +161,8 @@ class Optimizer:
     name: Literal["adamw", "adafactor", "muon", "lion"] = "adamw"  # muon: matrices by Muon, everything else by AdamW
     learning_rate: float = 1e-3  # peak
     weight_decay: float = 0.1  # on matrices and embeddings, never on norms and biases
-    b1: float = 0.9  # decay of the first moment
-    b2: float = 0.95  # decay of the second moment (muon: only of its AdamW part)
+    b1: float = 0.9  # decay of the first moment (adafactor has none)
+    b2: float = 0.95  # decay of the second moment (adafactor has its own; muon: only of its AdamW part)
     epsilon: float = 1e-8  # added to the root of the second moment (adamw, muon)
     clip: float = 1.0  # largest norm of the whole gradient; 0: not clipped
 
@@ -207,7 +207,7 @@ class Step:
     accumulation: int = 1  # microbatches of a step, weighted by their tokens; must divide the batch
     compute: Literal["float32", "bfloat16"] = "float32"  # of activations; parameters and optimizer stay float32
     z_loss: float = 0.0  # factor on the squared log-partition (PaLM: 1e-4)
-    loss_chunk: int = 16_384  # tokens whose logits exist at once
+    loss_chunk: int = 16_384  # tokens whose logits exist at once on a device
 
 
 @dataclass(frozen=True)
