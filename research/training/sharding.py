@@ -81,8 +81,8 @@ def layout(mesh: config.Mesh, model: config.Model, devices: Sequence[jax.Device]
         if unknown := set(mesh_axes) - set(AXES):
             raise InputError(f"mesh.rules: {name!r} maps to {sorted(unknown)}; the mesh has {', '.join(AXES)}")
     whole = Layout(built, mesh.rules)
-    few = {name for name in ("kv_heads",) if model.kv_heads < whole.extent(name)}
-    whole = Layout(built, tuple(rule for rule in mesh.rules if rule[0] not in few))
+    if model.kv_heads < whole.extent("kv_heads"):
+        whole = Layout(built, tuple(rule for rule in mesh.rules if rule[0] != "kv_heads"))
     for name, mesh_axes in whole.rules:
         size, parts = getattr(model, SIZES[name]) if name in SIZES else 0, whole.extent(name)
         if size % parts:
@@ -124,10 +124,10 @@ def check_batch(layout: Layout, batch: int, accumulation: int) -> None:
     """Raises InputError if the rows of a microbatch cannot be split evenly."""
     parts = layout.extent("batch") * accumulation
     if batch % parts:
+        near = [multiple * parts for multiple in (batch // parts, batch // parts + 1) if multiple]
         raise InputError(
             f"data.batch: {batch} rows are not divisible by {layout.extent('batch')} (the mesh's parts of a batch) x "
-            f"{accumulation} (step.accumulation); {max(1, batch // parts) * parts} or "
-            f"{-(-batch // parts) * parts} would be"
+            f"{accumulation} (step.accumulation); {' or '.join(map(str, near))} would be"
         )
 
 

@@ -52,6 +52,8 @@ def test_a_batch_that_the_mesh_does_not_divide_is_refused():
     check_batch(whole, 16, 2)
     with pytest.raises(InputError, match=r"data.batch: 12 rows .* 8 or 16 would be"):
         check_batch(whole, 12, 2)
+    with pytest.raises(InputError, match=r"data.batch: 3 rows .*; 8 would be"):
+        check_batch(whole, 3, 2)
 
 
 def test_key_heads_fewer_than_the_devices_are_copied():
