@@ -12,7 +12,7 @@ What a model can do follows from the objectives that it was trained with.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -165,13 +165,15 @@ class LanguageModel:
     def infill(self, left: str, right: str, sampling: Sampling | None = None) -> str:
         """What stands between two texts, through a sentinel, as span corruption trained it."""
         self._need(SpanCorruption)
+        sampling = sampling or Sampling()
+        sampling = replace(sampling, least=max(1, sampling.least))  # no span is empty
         first, *others = self._vocabulary.sentinels
         between = [*self.tokenizer.encode(self._before_gap(left)), first, *self.tokenizer.encode(right)]
         read = np.array(between + self._end, np.int32)
         prompt = Prompt([*read, first], seen_by_all=len(read))
         if self._encoder_decoder:
             prompt = Prompt([self._vocabulary.bos or 0, first], source=read.tolist())
-        return self.tokenizer.decode(self._generate([prompt], sampling or Sampling(), others, least=1)[0])
+        return self.tokenizer.decode(self._generate([prompt], sampling, others)[0])
 
     def attention(self, text: str, objective: str | None = None) -> np.ndarray:
         """The attention weights of a text as a whole document, float32 `[layer, head, query, key]`; of an
@@ -240,11 +242,9 @@ class LanguageModel:
             return Prompt([self._vocabulary.bos or 0], source=read.tolist())
         return Prompt(read.tolist(), seen_by_all=len(read))
 
-    def _generate(
-        self, prompts: list[Prompt], sampling: Sampling, ends: Sequence[int] = (), least: int = 0
-    ) -> list[list[int]]:
+    def _generate(self, prompts: list[Prompt], sampling: Sampling, ends: Sequence[int] = ()) -> list[list[int]]:
         ends = [*self._end, *ends]
-        return generate(self.config, self.params, self.tokenizer, prompts, sampling, ends, least=least)
+        return generate(self.config, self.params, self.tokenizer, prompts, sampling, ends)
 
     def _logits(self, examples: Sequence[Example]) -> np.ndarray:
         return np.asarray(_logits(self.config, self.params, self._batch(examples)))

@@ -13,7 +13,7 @@ from research.evaluation.generation import Sampling
 from research.lm import MASK, LanguageModel
 
 SHOWN = 40  # tokens of a held-out document
-CONTINUED = Sampling(tokens=60, temperature=0.6, top_k=40)
+CONTINUED = Sampling(tokens=60, least=40, temperature=0.6, top_k=40)
 HIDDEN = 2  # words of a span
 INFILLED = Sampling(tokens=16)
 PLAIN, GIVEN, MADE = "", "dim", "bold green"
@@ -65,8 +65,7 @@ def _sample(lm: LanguageModel, objective: Objective, ids: list[int]) -> list[tup
             (f" (there stood {text(first, last)!r})", PLAIN),
         ]
     prompt = text(0, first) if isinstance(objective, Causal) else text(0)
-    one, other = lm.generate(prompt, CONTINUED, samples=2)
-    return [(prompt, GIVEN), (one, MADE), ("\n\n", PLAIN), (prompt, GIVEN), (other, MADE)]
+    return [(prompt, GIVEN), (str(lm.generate(prompt, CONTINUED)), MADE)]
 
 
 def _words(lm: LanguageModel, ids: list[int]) -> list[int]:

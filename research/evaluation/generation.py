@@ -26,6 +26,7 @@ class Sampling:
     """How the next token is chosen, and when to stop."""
 
     tokens: int = 64  # at most so many new ones
+    least: int = 0  # new ones before the text may end by itself
     temperature: float = 0.0  # 0: always the most probable token
     top_k: int = 0  # choose among so many most probable tokens; 0: among all
     top_p: float = 1.0  # choose among the most probable tokens that together have this probability
@@ -69,7 +70,6 @@ def generate(
     prompts: Sequence[Prompt],
     sampling: Sampling,
     ends: Sequence[int],
-    least: int = 0,
 ) -> list[list[int]]:
     """The new tokens of each prompt, without the one that ended them.
 
@@ -80,7 +80,6 @@ def generate(
       prompts: of any lengths; all with a source, or none.
       sampling: how.
       ends: tokens that end a row.
-      least: new tokens before a row may end.
 
     Raises:
       InputError: if a prompt is empty, or has as many tokens as the model has positions, or more. New tokens end
@@ -118,7 +117,7 @@ def generate(
             loop,
             sampling.temperature,
             sampling.top_p,
-            lengths + least,
+            lengths + sampling.least,
             limit,
             possible,
             stops,
