@@ -47,7 +47,7 @@ def _tiny(text: str, cache: str) -> Experiment:
         schedule=Schedule(steps=STEPS, warmup=2),
         checkpoint=Checkpoint(every=2, keep_last=10),
         evaluation=Evaluation(every=4, batches=1, samples=False),
-        logging=Logging(every=1, tensorboard=False),
+        logging=Logging(every=1),
     )
 
 
@@ -82,7 +82,9 @@ def _losses(folder: Path) -> list:
 
 def test_a_run_folder_is_all_that_a_later_command_needs(experiment, whole):
     folder, result = whole
-    assert set(os.listdir(folder)) == {"experiment.json", "tokenizer", "checkpoints", "metrics.jsonl", "result.json"}
+    files = {"experiment.json", "tokenizer", "checkpoints", "metrics.jsonl", "tensorboard", "result.json"}
+    assert set(os.listdir(folder)) == files
+    assert sum(file.stat().st_size for file in (folder / "tensorboard").iterdir()) > 1000
     assert json.loads((folder / "result.json").read_text()) == result
     assert set(result) == {"objectives", "steps", "tokens", "seconds", "peak_memory_bytes"}
     assert set(result["objectives"]) == {"causal", "masked"}
