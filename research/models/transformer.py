@@ -1,5 +1,8 @@
 """One Transformer stack: decoder-only, encoder-only and encoder-decoder differ in what their queries see."""
 
+import math
+from dataclasses import replace
+from fnmatch import fnmatch
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from research.config import Model
-from research.models import attention, positions
+from research.models import attention, positions, quantised
 from research.models.attention import Visible
 
 ACTIVATIONS = {
@@ -52,29 +55,48 @@ def _parameter(module: nn.Module, name: str, initialiser, shape: tuple[int, ...]
 class Projection(nn.Module):
     """A linear map from the last `inputs` axes to `outputs`, each axis given as (logical name, size)."""
 
+    config: Model
     inputs: tuple[tuple[str, int], ...]
     outputs: tuple[tuple[str, int], ...]
     bias: bool
-    scale: float | None  # standard deviation of the initial kernel; None: fan_in ** -0.5
+    residual: bool = False  # what it puts out is added to the residual stream
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        axes = tuple(name for name, _ in self.inputs + self.outputs)
-        shape = tuple(size for _, size in self.inputs + self.outputs)
-        fan_in = 1
-        for _, size in self.inputs:
-            fan_in *= size
-        deviation = fan_in**-0.5 if self.scale is None else self.scale
-        kernel = _parameter(self, "kernel", nn.initializers.normal(deviation), shape, axes)
-        y = jax.lax.dot_general(
-            x,
-            kernel.astype(x.dtype),
-            ((tuple(range(x.ndim - len(self.inputs), x.ndim)), tuple(range(len(self.inputs)))), ((), ())),
-        )
+        (in_axes, in_shape), (out_axes, out_shape) = zip(*self.inputs, strict=True), zip(*self.outputs, strict=True)
+        y = _product(x, self._kernel(in_axes + out_axes, in_shape + out_shape, x.dtype), len(in_shape))
+        lora = self.config.lora
+        if lora is not None and any(fnmatch("/".join(self.path), target) for target in lora.targets):
+            rank, deviation = lora.rank, math.prod(in_shape) ** -0.5
+            a = _parameter(self, "lora_a", nn.initializers.normal(deviation), (*in_shape, rank), (*in_axes, None))
+            b = _parameter(self, "lora_b", nn.initializers.zeros, (rank, *out_shape), (None, *out_axes))
+            low = _product(x, a.astype(x.dtype), len(in_shape))
+            y = y + lora.alpha / rank * _product(low, b.astype(x.dtype), 1)
         if self.bias:
-            out_axes, out_shape = axes[len(self.inputs) :], shape[len(self.inputs) :]
             y = y + _parameter(self, "bias", nn.initializers.zeros, out_shape, out_axes).astype(x.dtype)
         return y
+
+    def _kernel(self, axes: tuple[str, ...], shape: tuple[int, ...], dtype: Any) -> Array:
+        config, inputs = self.config, len(self.inputs)
+        if config.bits == 32:
+            scale = math.prod(shape[:inputs]) ** -0.5 if config.initial_scale is None else config.initial_scale
+            if self.residual and config.initial_scale is not None:
+                scale /= (
+                    2 * config.depth
+                ) ** 0.5  # so that the variance of the stream does not grow with depth (GPT-2)
+            return _parameter(self, "kernel", nn.initializers.normal(scale), shape, axes).astype(dtype)
+        integers = partial(nn.initializers.zeros, dtype=quantised.DTYPES[config.bits])
+        values, last = _parameter(self, "kernel", integers, shape, axes), inputs - 1
+        cut = (*shape[:last], quantised.blocks(shape[last]), *shape[inputs:])
+        cut_axes = (*axes[:last], None, *axes[inputs:])
+        scales = _parameter(self, "kernel_scale", nn.initializers.zeros, cut, cut_axes)
+        return quantised.dequantise(values, scales, dtype)
+
+
+def _product(x: Array, kernel: Array, inputs: int) -> Array:
+    """Contracts the last axes of `x` with the first ones of `kernel`."""
+    contracted = tuple(range(x.ndim - inputs, x.ndim)), tuple(range(inputs))
+    return jax.lax.dot_general(x, kernel, (contracted, ((), ())))
 
 
 class Norm(nn.Module):
@@ -114,7 +136,7 @@ class Attention(nn.Module):
         names = ("source_key", "source_value") if self.cross else ("key", "value")
 
         def heads(name: str, axis: str, count: int, read: Array) -> Array:
-            projection = Projection((width,), ((axis, count), head), config.qkv_bias, config.initial_scale, name=name)
+            projection = Projection(config, (width,), ((axis, count), head), config.qkv_bias, name=name)
             y = projection(read)
             if config.qk_norm and name != "value":
                 y = Norm(config, axis="head", kind="rmsnorm", name=f"{name}_norm")(y)
@@ -143,9 +165,8 @@ class Attention(nn.Module):
             y = attention.combine(weights, value)
         else:
             y = attention.attend(query, key, value, seen, config.attention_scale, bias, config.attention)
-        out = Projection(
-            (("heads", config.heads), head), (width,), config.attention_bias, _residual_scale(config), name="out"
-        )
+        heads_in = (("heads", config.heads), head)
+        out = Projection(config, heads_in, (width,), config.attention_bias, residual=True, name="out")
         return out(y), new_cache
 
 
@@ -158,13 +179,13 @@ class MLP(nn.Module):
     def __call__(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
         config = self.config
         width, inner = ("embed", config.width), ("mlp", config.mlp_width)
-        up = Projection((width,), (inner,), config.mlp_bias, config.initial_scale, name="up")(x)
+        up = Projection(config, (width,), (inner,), config.mlp_bias, name="up")(x)
         if config.gated:
-            gate = Projection((width,), (inner,), config.mlp_bias, config.initial_scale, name="gate")(x)
+            gate = Projection(config, (width,), (inner,), config.mlp_bias, name="gate")(x)
             hidden = ACTIVATIONS[config.activation](gate) * up
         else:
             hidden = ACTIVATIONS[config.activation](up)
-        return Projection((inner,), (width,), config.mlp_bias, _residual_scale(config), name="down")(hidden)
+        return Projection(config, (inner,), (width,), config.mlp_bias, residual=True, name="down")(hidden)
 
 
 class Block(nn.Module):
@@ -295,9 +316,8 @@ class Transformer(nn.Module):
             self.embedding_norm = Norm(config)
         self.dropout = nn.Dropout(config.dropout)
         if config.head_transform:
-            self.head_transform = Projection(
-                (("embed", config.width),), (("residual", config.width),), config.mlp_bias, config.initial_scale
-            )
+            sides = (("embed", config.width),), (("residual", config.width),)
+            self.head_transform = Projection(replace(config, bits=32), *sides, config.mlp_bias)
             self.head_norm = Norm(config)
         if not config.tied:
             scale = config.width**-0.5 if config.initial_scale is None else config.initial_scale
@@ -358,8 +378,3 @@ class Transformer(nn.Module):
             seen = attention.visible_source(batch.segments, batch.source.segments)
             context = context._replace(source=self.encode(batch.source), source_seen=seen)
         return self.decode(batch.tokens, batch.positions, jnp.arange(length)[None], length, context, None)[0]
-
-
-def _residual_scale(config: Model) -> float | None:
-    """Projections back to the residual stream start smaller, so that its variance does not grow with depth (GPT-2)."""
-    return None if config.initial_scale is None else config.initial_scale / (2 * config.depth) ** 0.5
