@@ -33,6 +33,16 @@ class RotaryScaling:
 
 
 @dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters (Hu et al. 2021): a kernel W is read as W + alpha / rank * A B; only A and B are trained."""
+
+    rank: int = 8  # columns of A, rows of B
+    alpha: float = 16.0  # their product counts alpha / rank times
+    # patterns of the projections that have them, e.g. "decoder/layers/mlp/up"; * stands for anything
+    targets: tuple[str, ...] = ("*/attention/*", "*/cross_attention/*", "*/mlp/*")
+
+
+@dataclass(frozen=True)
 class Model:
     """One Transformer stack. `research/models/families.py` has the published settings by name."""
 
@@ -75,6 +85,8 @@ class Model:
     dropout: float = 0.0  # rate on embeddings, attention probabilities and both residual branches
     initial_scale: float | None = 0.02  # standard deviation of the initial kernels; None: fan_in ** -0.5
     embedding_scale: float = 0.02  # standard deviation of the initial embeddings
+    lora: Lora | None = None  # low-rank adapters; with them, nothing else is trained
+    bits: Literal[32, 8, 4] = 32  # of the layers' kernels; below 32 they are integers in scaled blocks, under adapters
     unroll: int = 1  # layers per iteration of the loop over layers: 1 compiles fastest, depth can run fastest
     remat: Literal["none", "dots", "full"] = "none"  # keep every activation, only matrix products, or only layer inputs
     # implementation; auto: the fastest right one for the platform
@@ -253,6 +265,10 @@ class Experiment:
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     evaluation: Evaluation = field(default_factory=Evaluation)
     logging: Logging = field(default_factory=Logging)
+    # what to start from: a run folder, a Hugging Face folder or hub name, or a GGUF file. The tokenizer, and what model
+    # says of the architecture then come from there; model.dropout, unroll, remat, attention, lora and bits stay
+    initialize_from: str | None = None
+    frozen: tuple[str, ...] = ()  # patterns of parameters that are not trained: embedding, decoder/layers/mlp/*, …
     seed: int = 0  # of everything random: initial parameters, order of the data, masks, dropout
 
 

@@ -3,7 +3,7 @@
 A checkpoint is a resolved `config.Model`, its parameters, and a tokenizer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,9 @@ class Source:
     tensors: dict[str, Tensor]
 
     def params(
-        self, shardings: Any = None, finish: Callable[[str, jax.Array], Any] = lambda path, array: array
+        self,
+        shardings: Any = None,
+        finish: Callable[[str, jax.Array], Mapping[str, jax.Array]] = lambda path, array: {path: array},
     ) -> Params:
         """Reads the parameters as float32, each straight to where it belongs; see `mapping.load`."""
         return mapping.load(self.model, self.names, self.tensors, shardings, finish)

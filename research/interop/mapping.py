@@ -42,25 +42,6 @@ class Parameter(NamedTuple):
     rows: list[str | None]
 
 
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries to one with paths as "decoder/norm/scale"."""
-    if not isinstance(tree, dict):
-        return {prefix.rstrip("/"): tree}
-    return {path: leaf for name, node in tree.items() for path, leaf in flatten(node, f"{prefix}{name}/").items()}
-
-
-def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten`."""
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        *above, name = path.split("/")
-        node = tree
-        for part in above:
-            node = node.setdefault(part, {})
-        node[name] = leaf
-    return tree
-
-
 def parameters(model: Model, names: Names) -> dict[str, Parameter]:
     """Every parameter of a resolved model by its path. Raises InputError if the family lacks one."""
     out = {}
@@ -77,8 +58,8 @@ def parameters(model: Model, names: Names) -> dict[str, Parameter]:
 
 @functools.cache
 def _shapes_and_axes(model: Model) -> dict[str, tuple[Shape, tuple[str | None, ...]]]:
-    shapes = flatten(jax.eval_shape(lambda: models.init(model, jax.random.key(0))))
-    axes = flatten(models.axes(model))
+    shapes = models.flatten(jax.eval_shape(lambda: models.init(model, jax.random.key(0))))
+    axes = models.flatten(models.axes(model))
     return {path: (leaf.shape, axes[path]) for path, leaf in shapes.items()}
 
 
@@ -87,7 +68,7 @@ def load(
     names: Names,
     tensors: Mapping[str, Tensor],
     shardings: Any = None,
-    finish: Callable[[str, jax.Array], Any] = lambda path, array: array,
+    finish: Callable[[str, jax.Array], Mapping[str, jax.Array]] = lambda path, array: {path: array},
 ) -> models.Params:
     """Foreign tensors as our float32 parameters. One device's part of one parameter is on the host at a time.
 
@@ -96,21 +77,21 @@ def load(
       names: of the family.
       tensors: of any float type.
       shardings: a tree as of the parameters; None: everything on the first device.
-      finish: makes of each parameter, given its path and itself, what is kept in its place.
+      finish: makes of each parameter, given its path and itself, those that are kept in its place.
 
     Raises:
       InputError: if tensors are missing, left over, or of another shape; it names them.
     """
-    there = flatten(shardings) if shardings is not None else {}
+    there = models.flatten(shardings) if shardings is not None else {}
     first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    leaves = {}
+    leaves: dict[str, jax.Array] = {}
     for path, parameter in _found(parameters(model, names), names, tensors).items():
 
         def read(index: Index, parameter: Parameter = parameter) -> np.ndarray:
             return _read(parameter, tensors, index)
 
-        leaves[path] = finish(path, _assemble(parameter.shape, there.get(path, first), read))
-    return unflatten(leaves)
+        leaves |= finish(path, _assemble(parameter.shape, there.get(path, first), read))
+    return models.unflatten(leaves)
 
 
 def shapes(model: Model, names: Names) -> dict[str, Shape]:
@@ -120,7 +101,7 @@ def shapes(model: Model, names: Names) -> dict[str, Shape]:
 
 def export(model: Model, names: Names, params: models.Params) -> Iterator[tuple[str, np.ndarray]]:
     """Our parameters as foreign tensors, one by one."""
-    leaves = flatten(params)
+    leaves = models.flatten(params)
     for name, found in _pieces(model, names).items():
         parts = [
             np.asarray(leaves[path][layer] if parameter.stacked else leaves[path]).reshape(parameter.flat)

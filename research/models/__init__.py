@@ -4,12 +4,14 @@ Only this folder imports Flax. Parameters are nested dictionaries of arrays in w
 array with a leading axis.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from flax.linen import logical_axis_rules, with_logical_constraint
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
@@ -28,6 +30,7 @@ __all__ = [
     "decode",
     "empty_cache",
     "encode",
+    "flatten",
     "hidden",
     "init",
     "inside",
@@ -35,6 +38,7 @@ __all__ = [
     "logits",
     "output",
     "size",
+    "unflatten",
     "with_logical_constraint",
 ]
 
@@ -47,6 +51,16 @@ def init(config: Model, key: PRNGKeyArray) -> Params:
 def size(params: Params) -> int:
     """How many parameters there are."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree as of the parameters by their paths, as "decoder/norm/scale"."""
+    return traverse_util.flatten_dict(tree, sep="/")
+
+
+def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`."""
+    return traverse_util.unflatten_dict(leaves, sep="/")
 
 
 def axes(config: Model) -> Any:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from research import interop
+from research import interop, models
 from research.errors import InputError
 from research.interop import gguf, mapping, names, tokenizer_json
 from research.models import positions
@@ -80,7 +80,7 @@ def test_parameters_are_those_of_the_model(tmp_path, name, architecture):
     model, _, params = peers.ours(peer)
     if name == "llama biases":  # which GGUF keeps, but does not announce
         model = replace(model, qkv_bias=False, attention_bias=False, mlp_bias=False)
-        params = mapping.unflatten({p: a for p, a in mapping.flatten(params).items() if not p.endswith("/bias")})
+        params = models.unflatten({p: a for p, a in models.flatten(params).items() if not p.endswith("/bias")})
     tensors = as_gguf(model, params, architecture)
     if model.rotary_scaling is not None:
         scaling = replace(model.rotary_scaling, original_length=8192)
