@@ -14,7 +14,7 @@ from research import models
 from research.config import Experiment
 from research.data import Corpus
 from research.objectives import Batch
-from research.training import checkpoint, heldout, optimizer, sharding, state, step
+from research.training import checkpoint, freezing, heldout, optimizer, sharding, state, step
 from research.training.log import Log
 from research.training.meter import Meter
 from research.training.sharding import Layout
@@ -29,6 +29,7 @@ class Programs:
     layout: Layout
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
+    frozen: frozenset[str]  # paths of the parameters that are not trained
     state: TrainState  # shapes, types and shardings
     train_step: TrainStep
     eval_step: EvalStep
@@ -39,13 +40,16 @@ def programs(experiment: Experiment) -> Programs:
     layout = sharding.layout(experiment.mesh, experiment.model)
     sharding.check_batch(layout, experiment.data.batch, experiment.step.accumulation)
     schedule = optimizer.schedule(experiment.schedule, experiment.optimizer.learning_rate)
-    update = optimizer.optimizer(experiment.optimizer, schedule, models.axes(experiment.model))
+    frozen = freezing.frozen(experiment)
+    trained_axes, _ = freezing.split(models.axes(experiment.model), frozen)
+    update = optimizer.optimizer(experiment.optimizer, schedule, trained_axes)
     return Programs(
         layout=layout,
         schedule=schedule,
         optimizer=update,
-        state=state.abstract(experiment.model, update, layout),
-        train_step=step.make_train_step(experiment.model, update, experiment.step, layout),
+        frozen=frozen,
+        state=state.abstract(experiment.model, update, layout, frozen),
+        train_step=step.make_train_step(experiment.model, update, experiment.step, layout, frozen),
         eval_step=step.make_eval_step(experiment.model, experiment.step, layout),
     )
 

@@ -14,6 +14,7 @@ from research import config, models
 from research.models import Params
 from research.objectives.batch import Batch
 from research.training import state as states
+from research.training.freezing import join, split
 from research.training.loss import cross_entropy
 from research.training.sharding import Layout, logical_rules, parameter_shardings
 from research.training.state import TrainState
@@ -32,7 +33,7 @@ class Metrics(NamedTuple):
     loss: Float[Array, ""]  # weighted mean cross-entropy over all tokens of the global batch, in nats; 0 without any
     weight: Float[Array, ""]  # summed weights of the global batch
     gradient_norm: Float[Array, ""]  # before clipping
-    parameter_norm: Float[Array, ""]  # before the update
+    parameter_norm: Float[Array, ""]  # of what is trained, before the update
     rows: Rows
 
 
@@ -41,17 +42,22 @@ EvalStep = Callable[[Params, Batch], Rows]
 
 
 def make_train_step(
-    model: config.Model, optimizer: optax.GradientTransformation, step: config.Step, layout: Layout
+    model: config.Model,
+    optimizer: optax.GradientTransformation,
+    step: config.Step,
+    layout: Layout,
+    frozen: frozenset[str] = frozenset(),
 ) -> TrainStep:
-    """Jits `train_step`; the state that is passed in is donated: its memory becomes the new state's.
+    """Jits `train_step`, which leaves the parameters at the paths `frozen` as they are. The state that is passed in is
+    donated: its memory becomes the new state's.
 
     The result also has `lower`, for compiling ahead of time from shapes.
     """
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, states.abstract(model, optimizer, layout))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, states.abstract(model, optimizer, layout, frozen))
 
     def run(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         with logical_rules(layout):
-            return train_step(model, optimizer, step, layout, shardings.params, state, batch)
+            return train_step(model, optimizer, step, layout, shardings.params, frozen, state, batch)
 
     return jax.jit(
         run,
@@ -78,6 +84,7 @@ def train_step(
     step: config.Step,
     layout: Layout,
     shardings: Any,
+    frozen: frozenset[str],
     state: TrainState,
     batch: Batch,
 ) -> tuple[TrainState, Metrics]:
@@ -86,21 +93,22 @@ def train_step(
     A batch without any weight has loss and gradient 0. The masters stay float32; what is differentiated is their copy
     in `step.compute`, made once for all microbatches.
     """
-    compute = _cast(state.params, step.compute)
-    key = state.key_for("dropout")
-    gradients, rows = _accumulated(partial(_gradients, model, step, layout, shardings, compute), step, key, batch)
+    trained, fixed = split(state.params, frozen)
+    compute, fixed_compute, key = _cast(trained, step.compute), _cast(fixed, step.compute), state.key_for("dropout")
+    differentiate = partial(_gradients, model, step, layout, split(shardings, frozen)[0], compute, fixed_compute)
+    gradients, rows = _accumulated(differentiate, step, key, batch)
     weight = jnp.sum(rows.weights)
     scale = 1 / jnp.where(weight > 0, weight, 1)
     gradients = jax.tree.map(lambda gradient: gradient * scale, gradients)
-    updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
+    updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, trained)
     metrics = Metrics(
         loss=jnp.sum(rows.losses) * scale,
         weight=weight,
         gradient_norm=optax.tree.norm(gradients),
-        parameter_norm=optax.tree.norm(state.params),
+        parameter_norm=optax.tree.norm(trained),
         rows=rows,
     )
-    return state.advance(optax.apply_updates(state.params, updates), optimizer_state), metrics
+    return state.advance(join(optax.apply_updates(trained, updates), fixed), optimizer_state), metrics
 
 
 def summed_loss(
@@ -120,13 +128,14 @@ def _gradients(
     layout: Layout,
     shardings: Any,
     params: Params,
+    fixed: Params,
     batch: Batch,
     key: PRNGKeyArray,
 ) -> tuple[Params, Rows]:
-    """Float32 gradients of the summed loss, split as the parameters are."""
+    """Float32 gradients of the summed loss with respect to `params`, split as these are; `fixed` are the others."""
     key_or_none = key if model.dropout > 0 else None
     (_, rows), gradients = jax.value_and_grad(
-        lambda params: summed_loss(model, step, layout, params, batch, key_or_none), has_aux=True
+        lambda params: summed_loss(model, step, layout, join(params, fixed), batch, key_or_none), has_aux=True
     )(params)
     gradients = jax.tree.map(lambda gradient: gradient.astype(jnp.float32), gradients)
     return lax.with_sharding_constraint(gradients, shardings), rows
@@ -157,4 +166,4 @@ def _accumulated(
 
 
 def _cast(params: Params, dtype: str) -> Params:
-    return jax.tree.map(lambda param: param.astype(dtype), params)
+    return jax.tree.map(lambda p: p.astype(dtype) if jnp.issubdtype(p.dtype, jnp.floating) else p, params)
