@@ -8,7 +8,8 @@
     lm.infill("Return the ", " of the list.")        # a span
     lm.attention("I love New York")                  # [layer, head, query, key]
 
-What a model can do follows from the objectives that it was trained with.
+What a model can do follows from the objectives that it was trained with. Where several of them can do it, the first
+one does, unless another is named.
 """
 
 from collections.abc import Sequence
@@ -26,9 +27,10 @@ from research.config import Causal, Masked, Model, Objective, Prefix, SpanCorrup
 from research.data import tokenizers
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
-from research.evaluation.generation import Prompt, Sampling, bucket, cut, generate
+from research.evaluation import generation
+from research.evaluation.generation import Prompt, Sampling, bucket
 from research.models import Params
-from research.objectives import Batch, Example, Vocabulary
+from research.objectives import Batch, Example, Vocabulary, with_mode
 from research.tables import Table
 from research.training import checkpoint
 
@@ -66,30 +68,38 @@ class LanguageModel:
     tokenizer: Tokenizer
     objectives: tuple[Objective, ...]
 
-    def logits(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Float32 `[tokens, vocabulary]` for each text as a whole document, under the first objective's visibility: of
-        the next token (causal, prefix) or of the token itself (masked)."""
-        masked = not isinstance(self.objectives[0], Causal | Prefix)
-        if self.config.encoder_depth:
+    def logits(self, texts: Sequence[str], objective: str | None = None) -> list[np.ndarray]:
+        """Float32 `[tokens, vocabulary]` for each text as a whole document, as an objective reads it: of the next token
+        (causal, prefix) or of the token itself (masked)."""
+        if self._encoder_decoder:
             raise InputError("an encoder-decoder reads an input and an output: use token_losses or score")
+        chosen = self._need(Causal, Prefix, Masked, name=objective)
         rows = [self._document(text) for text in texts]
-        shown = [objectives.reading(row, masked) for row in rows]
-        scores = self._logits(shown)
-        return [scores[number, : len(row)] for number, row in enumerate(rows)]
+        scores = self._logits([self._reading(chosen, row) for row in rows])
+        mode = chosen.mode is not None
+        return [scores[number, mode : mode + len(row)] for number, row in enumerate(rows)]
 
-    def token_losses(self, text: str, objective: str | None = None, key: tuple[int, ...] = (0,)) -> Table:
+    def token_losses(
+        self, text: str, objective: str | None = None, key: tuple[int, ...] = (0,), answer: str | None = None
+    ) -> Table:
         """What one of the model's objectives makes of a text: a row for each place that it trains.
 
         Args:
-          text: a whole document.
+          text: a whole document; for TextToText, the input.
           objective: its name; None: the first one.
           key: decides what is hidden.
+          answer: for TextToText, the output.
 
         Returns:
           Columns "read", "target", "loss" (nats), "probability" and "rank" (1: the most probable token).
         """
         chosen = self._objective(objective)
-        example = objectives.example(chosen, (self._document(text),), key, self._vocabulary, self._encoder_decoder)
+        parts: tuple[np.ndarray, ...] = (self._document(text),)
+        if isinstance(chosen, TextToText):
+            if answer is None:
+                raise InputError(f"{chosen.name!r} is text to text: give its output as `answer`")
+            parts = self._input(chosen, text), np.array(self.tokenizer.encode(answer) + self._end, np.int32)
+        example = objectives.example(chosen, parts, key, self._vocabulary, self._encoder_decoder)
         trained = np.flatnonzero(example.weights)
         log_probabilities = _log_softmax(self._logits([example])[0, trained])
         targets = example.targets[trained]
@@ -104,87 +114,78 @@ class LanguageModel:
             }
         )
 
-    def score(self, context: str, continuation: str) -> Score:
-        """The log-probability of a continuation. The two are encoded jointly and then split, with spaces at the end of
-        the context counted to the continuation, as lm-evaluation-harness does."""
-        stripped = context.rstrip()
-        context, continuation = stripped, context[len(stripped) :] + continuation
-        if self._encoder_decoder:
-            self._need(TextToText, Prefix)
-            read, said = self._ended(context), np.array(self.tokenizer.encode(continuation), np.int32)
-            example = objectives.join(read, said, self._vocabulary.bos or 0)
-            places = np.arange(len(said))
+    def score(self, context: str, continuation: str, objective: str | None = None) -> Score:
+        """The log-probability of a continuation, or of an answer (TextToText). Context and continuation are encoded
+        jointly and then split, with spaces at the end of the context counted to the continuation, as
+        lm-evaluation-harness does; an answer is a text of its own."""
+        chosen = self._need(Causal, Prefix, TextToText, name=objective)
+        if isinstance(chosen, TextToText):
+            inputs, said = self._input(chosen, context), np.array(self.tokenizer.encode(continuation), np.int32)
         else:
-            self._need(Causal, Prefix)
-            before = len(self._begun(context))
-            whole = self._begun(context + continuation)
-            if before == 0:
-                raise InputError("the first token has no context: this tokenizer has none that begins a document")
-            example = objectives.reading(whole[:-1], both_sides=False)._replace(targets=whole[1:])
-            places = np.arange(before - 1, len(whole) - 1)
-        log_probabilities = _log_softmax(self._logits([example])[0, places])
-        targets = example.targets[places]
-        own = log_probabilities[np.arange(len(targets)), targets]
-        greedy = bool((log_probabilities.argmax(axis=1) == targets).all())
-        return Score(self.tokenizer.pieces(targets), own, greedy)
+            inputs = self._input(chosen, context.rstrip())
+            said = self._input(chosen, context + continuation)[len(inputs) :]
+        if len(inputs) == 0 or len(said) == 0:
+            raise InputError(
+                f"{(context, continuation)}: neither may be without tokens, and no begin of a document helps"
+            )
+        log_probabilities = _log_softmax(self._last(self._reading(chosen, inputs, said[:-1]), len(said)))
+        own = log_probabilities[np.arange(len(said)), said]
+        return Score(self.tokenizer.pieces(said), own, bool((log_probabilities.argmax(axis=1) == said).all()))
 
-    def next_tokens(self, prompt: str, count: int = 5) -> list[Candidate]:
-        """The most probable next tokens."""
-        self._need(Causal, Prefix)
-        row = self._begun(prompt)
-        scores = self._logits([objectives.reading(row, both_sides=False)])[0, len(row) - 1]
-        return self._candidates(scores, count)
+    def next_tokens(self, prompt: str, count: int = 5, objective: str | None = None) -> list[Candidate]:
+        """The most probable next tokens, or the first ones of an answer (TextToText)."""
+        chosen = self._need(Causal, Prefix, TextToText, name=objective)
+        return self._candidates(self._last(self._reading(chosen, self._input(chosen, prompt)), 1)[0], count)
 
     def generate(
-        self, prompt: str | Sequence[str], sampling: Sampling | None = None, samples: int = 1
+        self,
+        prompt: str | Sequence[str],
+        sampling: Sampling | None = None,
+        samples: int = 1,
+        objective: str | None = None,
     ) -> str | list[Any]:
         """Continues a prompt, or answers an input (TextToText). A list of prompts gives a list; more than one of
         `samples` gives a list for each prompt."""
-        objective = self._need(Causal, Prefix, TextToText)
-        sampling = sampling or Sampling()
+        chosen = self._need(Causal, Prefix, TextToText, name=objective)
         texts = [prompt] if isinstance(prompt, str) else list(prompt)
-        prompts = [self._prompt(text, objective)._replace(sample=n) for text in texts for n in range(samples)]
-        rows = self._generate(prompts, sampling)
-        said = [cut(self.tokenizer.decode(row), sampling.stop) for row in rows]
+        prompts = [self._prompt(chosen, text)._replace(sample=n) for text in texts for n in range(samples)]
+        said = self._generate(prompts, sampling or Sampling())
         grouped = [said[n : n + samples] if samples > 1 else said[n] for n in range(0, len(said), samples)]
         return grouped[0] if isinstance(prompt, str) else grouped
 
     def fill(self, text: str, count: int = 5) -> list[list[Candidate]]:
         """For each `[MASK]` of the text its most probable tokens."""
-        self._need(Masked)
+        chosen = self._need(Masked)
         if MASK not in text:
             raise InputError(f"there is no {MASK} in {text!r}")
         *before, last = text.split(MASK)
-        parts = [self.tokenizer.encode(part) for part in (*map(self._before_gap, before), last)]
-        mask = self.tokenizer.mask
-        ids = parts[0] + [i for part in parts[1:] for i in (mask, *part)]
-        row = self._framed(np.array(ids, np.int32))
-        scores = self._logits([objectives.reading(row, both_sides=True)])[0]
-        return [self._candidates(scores[place], count) for place in np.flatnonzero(row == mask)]
+        first, *others = (self.tokenizer.encode(part) for part in (*map(self._before_gap, before), last))
+        row = self._framed([*first, *(i for part in others for i in (self._mask, *part))])
+        example = self._reading(chosen, row)
+        scores = self._logits([example])[0]
+        return [self._candidates(scores[place], count) for place in np.flatnonzero(example.tokens == self._mask)]
 
-    def infill(self, left: str, right: str, sampling: Sampling | None = None) -> str:
-        """What stands between two texts, through a sentinel, as span corruption trained it."""
-        self._need(SpanCorruption)
+    def infill(self, left: str, right: str, sampling: Sampling | None = None, objective: str | None = None) -> str:
+        """What stands between two texts: through a sentinel, as span corruption trained it. A model that was trained
+        on masks alone fills `sampling.tokens` of them (one, if None), each time the one of which it is surest."""
+        chosen = self._need(SpanCorruption, Masked, name=objective)
+        before, after = self.tokenizer.encode(self._before_gap(left)), self.tokenizer.encode(right)
+        if isinstance(chosen, Masked):
+            return self._unmask(chosen, before, sampling.tokens if sampling else 1, after)
         sampling = sampling or Sampling()
         sampling = replace(sampling, least=max(1, sampling.least))  # no span is empty
         first, *others = self._vocabulary.sentinels
-        between = [*self.tokenizer.encode(self._before_gap(left)), first, *self.tokenizer.encode(right)]
-        read = np.array(between + self._end, np.int32)
-        prompt = Prompt([*read, first], seen_by_all=len(read))
-        if self._encoder_decoder:
-            prompt = Prompt([self._vocabulary.bos or 0, first], source=read.tolist())
-        return self.tokenizer.decode(self._generate([prompt], sampling, others)[0])
+        inputs = np.array([*before, first, *after, *self._end], np.int32)
+        return self._generate([_prompt(self._reading(chosen, inputs, [first]), before)], sampling, others)[0]
 
     def attention(self, text: str, objective: str | None = None) -> np.ndarray:
         """The attention weights of a text as a whole document, float32 `[layer, head, query, key]`; of an
-        encoder-decoder, those of the encoder."""
-        row = self._document(text)
-        masked = not isinstance(self._objective(objective), Causal | Prefix)
-        stack = "encoder" if self._encoder_decoder else "decoder"
-        example = objectives.reading(row, masked)
-        inside = _inside(self.config, self.params, self._batch([example._replace(source=row)]))
-        weights = inside[stack]["layers"]["attention"]["attention"]
-        return np.asarray(weights[:, 0, :, : len(row), : len(row)])
+        encoder-decoder, those of the encoder. Where the objective has a mode, its token comes first."""
+        example = self._reading(self._objective(objective), self._document(text))
+        inside = _inside(self.config, self.params, self._batch([example]))
+        weights = inside["encoder" if self._encoder_decoder else "decoder"]["layers"]["attention"]["attention"]
+        length = len(example.tokens if example.source is None else example.source)
+        return np.asarray(weights[:, 0, :, :length, :length])
 
     @property
     def _encoder_decoder(self) -> bool:
@@ -200,23 +201,39 @@ class LanguageModel:
 
     def _before_gap(self, text: str) -> str:
         """Without a space at its end, where a space belongs to the word after it: then what fills the gap brings it."""
-        pieces = self.tokenizer.pieces(self.tokenizer.encode("a b"))
-        return text.removesuffix(" ") if pieces[-1].startswith(" ") else text
+        return text if self._vocabulary.starts_word is None else text.removesuffix(" ")
 
-    def _begun(self, text: str) -> np.ndarray:
+    @property
+    def _mask(self) -> int:
+        assert self.tokenizer.mask is not None
+        return self.tokenizer.mask
+
+    def _begun(self, ids: Sequence[int]) -> np.ndarray:
         begin = [] if self.tokenizer.bos is None else [self.tokenizer.bos]
-        return np.array(begin + self.tokenizer.encode(text), np.int32)
+        return np.array([*begin, *ids], np.int32)
 
-    def _ended(self, text: str) -> np.ndarray:
-        return np.array(self.tokenizer.encode(text) + self._end, np.int32)
-
-    def _framed(self, ids: np.ndarray) -> np.ndarray:
-        begin = [] if self.tokenizer.bos is None else [self.tokenizer.bos]
-        return np.array([*begin, *ids, *self._end], np.int32)
+    def _framed(self, ids: Sequence[int]) -> np.ndarray:
+        return self._begun([*ids, *self._end])
 
     def _document(self, text: str) -> np.ndarray:
         """As documents are in training."""
-        return self._framed(np.array(self.tokenizer.encode(text), np.int32))
+        return self._framed(self.tokenizer.encode(text))
+
+    def _input(self, objective: Stream, text: str) -> np.ndarray:
+        """What stands before the tokens that the objective predicts."""
+        if isinstance(objective, TextToText):
+            return self._document(objective.prefix + text)
+        return self._begun(self.tokenizer.encode(text))
+
+    def _reading(self, objective: Stream, inputs: np.ndarray, said: Sequence[int] | np.ndarray = ()) -> Example:
+        """An input, and what is said already of its output, as the objective shows them; nothing is to be predicted."""
+        if isinstance(objective, Causal | Masked):
+            tokens = np.concatenate([inputs, np.array(said, np.int32)])
+            example = objectives.reading(tokens, both_sides=isinstance(objective, Masked))
+        else:
+            start = (self._vocabulary.bos or 0) if self._encoder_decoder else None
+            example = objectives.join(inputs, np.array([*said, 0], np.int32), start)
+        return example if objective.mode is None else with_mode(example, self.tokenizer.modes[objective.mode])
 
     def _objective(self, name: str | None) -> Objective:
         known = {objective.name: objective for objective in self.objectives}
@@ -224,33 +241,55 @@ class LanguageModel:
             raise InputError(f"the model was not trained with {name!r}; it was with {', '.join(known)}")
         return known[name] if name else self.objectives[0]
 
-    def _need(self, *kinds: type[Kind]) -> Kind:
-        """The first objective of one of these kinds."""
-        for objective in self.objectives:
-            if isinstance(objective, kinds):
-                return objective
-        can = ", ".join(f"{o.name} ({type(o).__name__})" for o in self.objectives)
+    def _need(self, *kinds: type[Kind], name: str | None = None) -> Kind:
+        """The named objective, or the first one that is of these kinds; earlier kinds are preferred."""
+        usable = self.objectives if name is None else (self._objective(name),)
+        for kind in kinds:
+            for objective in usable:
+                if isinstance(objective, kind):
+                    return objective
+        can = ", ".join(f"{o.name} ({type(o).__name__})" for o in usable)
         wanted = " or ".join(kind.__name__ for kind in kinds)
         raise InputError(f"this needs a model trained with {wanted}; this one was trained with {can}")
 
-    def _prompt(self, text: str, objective: Stream) -> Prompt:
-        if isinstance(objective, Causal):
-            return Prompt(self._begun(text).tolist())
-        prefix = objective.prefix if isinstance(objective, TextToText) else ""
-        read = self._ended(prefix + text) if isinstance(objective, TextToText) else self._begun(text)
-        if self._encoder_decoder:
-            return Prompt([self._vocabulary.bos or 0], source=read.tolist())
-        return Prompt(read.tolist(), seen_by_all=len(read))
+    def _prompt(self, objective: Stream, text: str) -> Prompt:
+        before = [] if isinstance(objective, TextToText) else self.tokenizer.encode(text)
+        return _prompt(self._reading(objective, self._input(objective, text)), before)
 
-    def _generate(self, prompts: list[Prompt], sampling: Sampling, ends: Sequence[int] = ()) -> list[list[int]]:
-        ends = [*self._end, *ends]
-        return generate(self.config, self.params, self.tokenizer, prompts, sampling, ends)
+    def _generate(self, prompts: list[Prompt], sampling: Sampling, ends: Sequence[int] = ()) -> list[str]:
+        rows = generation.generate(self.config, self.params, self.tokenizer, prompts, sampling, [*self._end, *ends])
+        texts = [generation.text(self.tokenizer, *each) for each in zip(prompts, rows, strict=True)]
+        return [generation.cut(text, sampling.stop) for text in texts]
+
+    def _unmask(self, objective: Masked, before: Sequence[int], masks: int, after: Sequence[int]) -> str:
+        """Fills masks between two texts one by one."""
+        example = self._reading(objective, self._framed([*before, *[self._mask] * masks, *after]))
+        tokens = example.tokens.copy()
+        places = np.flatnonzero(tokens == self._mask)
+        ordinary = [i for i in range(self.tokenizer.size) if i not in self._vocabulary.special]
+        for _ in range(masks):
+            hidden = places[tokens[places] == self._mask]
+            log_probabilities = _log_softmax(self._logits([example._replace(tokens=tokens)])[0, hidden])[:, ordinary]
+            place, token = np.unravel_index(log_probabilities.argmax(), log_probabilities.shape)
+            tokens[hidden[place]] = ordinary[token]
+        return generation.text(self.tokenizer, Prompt([], before=before), tokens[places].tolist())
 
     def _logits(self, examples: Sequence[Example]) -> np.ndarray:
         return np.asarray(_logits(self.config, self.params, self._batch(examples)))
 
+    def _last(self, example: Example, count: int) -> np.ndarray:
+        """The logits of the last places of an example, `[count, vocabulary]`."""
+        length = len(example.tokens)
+        return self._logits([example])[0, length - count : length]
+
     def _batch(self, examples: Sequence[Example]) -> Batch:
         """One example a row, padded to one of few lengths."""
+        most, longest = (
+            generation.places(self.config),
+            max(len(s) for e in examples for s in (e.tokens, e.source) if s is not None),
+        )
+        if most is not None and longest > most:
+            raise InputError(f"{longest} tokens do not fit into the model's {most} positions")
         length = bucket(max(len(example.tokens) for example in examples))
         source = None
         if self._encoder_decoder:
@@ -291,6 +330,12 @@ def trained_with(model: Model, tokenizer: Tokenizer) -> tuple[Objective, ...]:
     if model.encoder_depth:
         return (SpanCorruption(), TextToText()) if tokenizer.sentinels else (TextToText(),)
     return (Masked(),) if model.head_transform else (Causal(),)
+
+
+def _prompt(example: Example, before: Sequence[int]) -> Prompt:
+    """To go on with an example; `before` is what the new text follows."""
+    source = None if example.source is None else example.source.tolist()
+    return Prompt(example.tokens.tolist(), int((example.levels == 0).sum()), source, before)
 
 
 def _log_softmax(scores: np.ndarray) -> np.ndarray:

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from research import config, models, objectives
-from research.config import Causal, Masked, Model, SpanCorruption, TextToText
+from research.config import Causal, Masked, Model, Prefix, SpanCorruption, TextToText
 from research.data import tokenizers
+from research.data.coders import Characters
+from research.data.tokenizers import Tokenizer
 from research.errors import InputError
 from research.evaluation.generation import Prompt, Sampling, cut, generate
 from research.lm import LanguageModel
@@ -16,11 +18,12 @@ from research.lm import LanguageModel
 TEXT = "the cat sat on the mat"
 
 
-def _lm(*kinds, **changes) -> LanguageModel:
-    tokenizer = tokenizers.extend(tokenizers.load("bytes"), kinds)
+def _lm(*kinds, tokenizer: Tokenizer | None = None, **changes) -> LanguageModel:
+    tokenizer = tokenizers.extend(tokenizer or tokenizers.load("bytes"), kinds)
     small = Model(width=32, depth=2, heads=4, kv_heads=2, mlp_width=32, initial_scale=0.3, embedding_scale=0.5)
     model = config.resolve(replace(small, **changes), tokenizer.size, 128)
-    return LanguageModel(model, models.init(model, jax.random.key(1)), tokenizer, kinds)
+    params = jax.jit(models.init, static_argnums=0)(model, jax.random.key(1))
+    return LanguageModel(model, params, tokenizer, kinds)
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +64,12 @@ def test_a_score_is_the_sum_over_the_continuation(lm):
     assert score.total == pytest.approx(lm.score("the cat ", "sat").total, rel=1e-5)  # the space is the continuation's
 
 
-def test_greedy_continuations_are_what_scores_call_greedy(lm):
-    row = lm._generate([lm._prompt("the cat", lm.objectives[0])], Sampling(tokens=8))[0]
-    (logits,) = [lm.logits(["the cat" + "".join(map(chr, row[:n]))])[0] for n in [0]]
-    assert row and row[0] == int(np.where(_ordinary(lm), logits[7], -np.inf).argmax())
+def test_the_next_token_is_the_most_probable_one(lm):
+    best = lm.next_tokens("the cat", lm.config.vocabulary)
+    assert [c.probability for c in best] == sorted((c.probability for c in best), reverse=True)
+    assert sum(candidate.probability for candidate in best) == pytest.approx(1, rel=1e-4)
+    probability = next(candidate.probability for candidate in best if candidate.token == "x")
+    assert lm.score("the cat", "x").total == pytest.approx(np.log(probability), rel=1e-4)
 
 
 def _ordinary(lm: LanguageModel) -> np.ndarray:
@@ -167,5 +172,57 @@ def test_what_a_model_was_not_trained_for_is_refused(lm, encoder_decoder):
 
 
 def test_an_answer_follows_its_input(encoder_decoder):
-    assert encoder_decoder.score("the cat", " sat").log_probabilities.shape == (4,)
+    losses = encoder_decoder.token_losses("the cat", "text_to_text", answer="sat")
+    assert losses["target"] == ["s", "a", "t", "<eos>"]
+    score = encoder_decoder.score("the cat", "sat")
+    np.testing.assert_allclose(score.log_probabilities, -np.array(losses["loss"][:3]), rtol=1e-4)
     assert isinstance(encoder_decoder.generate("the cat", Sampling(tokens=4)), str)
+    with pytest.raises(InputError, match="give its output"):
+        encoder_decoder.token_losses("the cat", "text_to_text")
+
+
+@pytest.fixture(scope="module", params=[0, 2])
+def with_modes(request) -> LanguageModel:
+    """UL2's kind of model, decoder-only or encoder-decoder, with letters as tokens."""
+    kinds = (SpanCorruption(name="r", mode="[R]"), Prefix(name="s", mode="[S]"), SpanCorruption(name="x", mode="[X]"))
+    letters = Tokenizer(Characters("abcdefghijklmnopqrstuvwxyz"), {26: "<bos>"}, bos=26)
+    lm = _lm(*kinds, tokenizer=letters, encoder_depth=request.param, tied=False)
+    lm.params["output"] = lm.params["output"].at[:, 26:].set(0)  # special tokens are never the most probable ones
+    return lm
+
+
+def test_a_score_is_what_the_objective_trains(with_modes):
+    """Its mode token, and who sees whom."""
+    for key in range(3):
+        losses = with_modes.token_losses("thecatsatonthemat", "s", (key,))
+        rest = "".join(losses["target"][:-1])
+        score = with_modes.score("thecatsatonthemat".removesuffix(rest), rest)
+        np.testing.assert_allclose(score.log_probabilities, -np.array(losses["loss"][:-1]), rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_generated_is_what_scores_call_greedy(with_modes):
+    said = with_modes.generate("thecat", Sampling(tokens=6, least=6))
+    assert len(said) == 6 and with_modes.score("thecat", said).greedy
+    assert not with_modes.score("thecat", said[:-1] + ("a" if said[-1] != "a" else "b")).greedy
+
+
+def test_the_first_objective_that_can_does_it_unless_another_is_named(with_modes):
+    sampling = Sampling(tokens=8, least=8, temperature=1.0)
+    spans = {name: with_modes.infill("the", "sat", sampling, name) for name in (None, "r", "x")}
+    assert spans[None] == spans["r"] != spans["x"]
+    with pytest.raises(InputError, match=r"trained with SpanCorruption or Masked; this one .* s \(Prefix\)"):
+        with_modes.infill("the", "sat", objective="s")
+
+
+def test_a_masked_model_infills_with_masks():
+    lm = _lm(Masked(), tokenizer=Tokenizer(Characters("abcdefghijklmnopqrstuvwxyz")))
+    best = [each.token for each in lm.fill("the[MASK]at", lm.config.vocabulary)[0]]
+    assert lm.infill("the", "at") == next(token for token in best if len(token) == 1)
+    assert len(lm.infill("the", "at", Sampling(tokens=3))) == 3
+
+
+def test_a_text_longer_than_the_positions_is_refused():
+    learned = _lm(Causal(), positions="learned", max_positions=16)
+    for ask in (learned.token_losses, lambda text: learned.score(text, "!"), learned.attention):
+        with pytest.raises(InputError, match="do not fit into the model's 16 positions"):
+            ask(TEXT)
