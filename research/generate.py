@@ -24,6 +24,7 @@ class Options:
     prompt: tuple[str, ...] = ()  # one or more texts
     samples: int = 1  # of each prompt
     candidates: int = 5  # for each [MASK]
+    objective: str | None = None  # by name, where the model was trained with several that can do it; None: the first
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(default_factory=Sampling)
 
 
@@ -41,7 +42,13 @@ def main(arguments: list[str]) -> None:
 def show(lm: LanguageModel, options: Options, console: Console) -> None:
     """Prints what the model makes of each prompt."""
     plain = [text for text in options.prompt if MASK not in text and GAP not in text]
-    said = dict(zip(plain, lm.generate(plain, options.sampling, options.samples) if plain else [], strict=True))
+    said = dict(
+        zip(
+            plain,
+            lm.generate(plain, options.sampling, options.samples, options.objective) if plain else [],
+            strict=True,
+        )
+    )
     for text in options.prompt:
         if MASK in text:
             for number, candidates in enumerate(lm.fill(text, options.candidates), start=1):
@@ -49,9 +56,8 @@ def show(lm: LanguageModel, options: Options, console: Console) -> None:
                 console.print(Text.assemble((text, "dim"), f"\n{MASK} {number}: ", (listed, "bold green")))
         elif GAP in text:
             left, _, right = text.partition(GAP)
-            console.print(
-                Text.assemble((left, "dim"), (lm.infill(left, right, options.sampling), "bold green"), (right, "dim"))
-            )
+            span = lm.infill(left, right, options.sampling, options.objective)
+            console.print(Text.assemble((left, "dim"), (span, "bold green"), (right, "dim")))
         else:
             for continuation in [said[text]] if options.samples == 1 else said[text]:
                 console.print(Text.assemble((text, "dim"), (continuation, "bold green")))

@@ -169,14 +169,17 @@ class LanguageModel:
         """What stands between two texts: through a sentinel, as span corruption trained it. A model that was trained
         on masks alone fills `sampling.tokens` of them (one, if None), each time the one of which it is surest."""
         chosen = self._need(SpanCorruption, Masked, name=objective)
-        before, after = self.tokenizer.encode(self._before_gap(left)), self.tokenizer.encode(right)
+        kept = self._before_gap(left)
+        before, after = self.tokenizer.encode(kept), self.tokenizer.encode(right)
         if isinstance(chosen, Masked):
-            return self._unmask(chosen, before, sampling.tokens if sampling else 1, after)
+            said = self._unmask(chosen, before, sampling.tokens if sampling else 1, after)
+            return said.removeprefix(left[len(kept) :])
         sampling = sampling or Sampling()
         sampling = replace(sampling, least=max(1, sampling.least))  # no span is empty
         first, *others = self._vocabulary.sentinels
         inputs = np.array([*before, first, *after, *self._end], np.int32)
-        return self._generate([_prompt(self._reading(chosen, inputs, [first]), before)], sampling, others)[0]
+        (said,) = self._generate([_prompt(self._reading(chosen, inputs, [first]), before)], sampling, others)
+        return said.removeprefix(left[len(kept) :])
 
     def attention(self, text: str, objective: str | None = None) -> np.ndarray:
         """The attention weights of a text as a whole document, float32 `[layer, head, query, key]`; of an

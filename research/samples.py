@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from research.config import Causal, Masked, Objective, SpanCorruption
+from research.config import Masked, Objective, SpanCorruption, TextToText
 from research.data import Corpus
 from research.evaluation.generation import Sampling
 from research.lm import MASK, LanguageModel
@@ -42,7 +42,7 @@ def show(samples: list[Sample]) -> Group:
 
 def _sample(lm: LanguageModel, objective: Objective, ids: list[int]) -> list[tuple[str, str]]:
     def text(begin: int, end: int | None = None) -> str:
-        return lm.tokenizer.decode(ids[begin:end])
+        return lm.tokenizer.decode(ids[:end])[len(lm.tokenizer.decode(ids[:begin])) :]  # with the space before a word
 
     words = _words(lm, ids)
     first = words[len(words) // 3]
@@ -57,15 +57,15 @@ def _sample(lm: LanguageModel, objective: Objective, ids: list[int]) -> list[tup
     if isinstance(objective, SpanCorruption):
         last = words[min(len(words) // 3 + HIDDEN, len(words) - 1)]
         left, right = text(0, first), text(last)
-        made = lm.infill(left, right, INFILLED)
+        made = lm.infill(left, right, INFILLED, objective.name)
         return [
             (left, GIVEN),
             (f"[{made}]", MADE),
             (right, GIVEN),
             (f" (there stood {text(first, last)!r})", PLAIN),
         ]
-    prompt = text(0, first) if isinstance(objective, Causal) else text(0)
-    return [(prompt, GIVEN), (str(lm.generate(prompt, CONTINUED)), MADE)]
+    prompt = text(0).removeprefix(objective.prefix) if isinstance(objective, TextToText) else text(0, first)
+    return [(prompt, GIVEN), (str(lm.generate(prompt, CONTINUED, objective=objective.name)), MADE)]
 
 
 def _words(lm: LanguageModel, ids: list[int]) -> list[int]:
