@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from research.evaluation.requests import Item, Outcome, Scorable
+from research.evaluation.requests import Outcome, Scorable
 from research.evaluation.statistics import Aggregate, Sums, ratio
 
 Rows = Float[np.ndarray, "items sums"]
@@ -183,8 +183,3 @@ METRICS: dict[str, Metric] = {
     "bleu": _sacrebleu("BLEU"),
     "chrf": _sacrebleu("CHRF"),
 }
-
-
-def chance(items: Sequence[Item]) -> float:
-    """The expected accuracy of a random option."""
-    return float(np.mean([1 / len(item.options) for item in items]))

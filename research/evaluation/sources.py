@@ -64,7 +64,8 @@ def load(task: str, sources: Sequence[Source], data: Sequence[Path]) -> Loaded:
       data: folders where files are looked for.
 
     Raises:
-      InputError: if none is here (saying what was looked for), or if the one that is here is corrupt.
+      Missing: if none is here; it says what was looked for.
+      InputError: if the one that is here is corrupt.
     """
     missing = []
     for source in sources:
@@ -77,7 +78,11 @@ def load(task: str, sources: Sequence[Source], data: Sequence[Path]) -> Loaded:
         if not records:
             raise InputError(f"task {task}: {source.name} has no records")
         return Loaded(source, records, found.digest)
-    raise InputError(f"task {task}: no data here.\n  " + "\n  ".join(missing))
+    raise Missing(f"task {task}: no data here.\n  " + "\n  ".join(missing))
+
+
+class Missing(InputError):
+    """No source of a task is on this machine."""
 
 
 class _NotHere(Exception):
@@ -136,7 +141,7 @@ def _parse(source: Source, paths: Sequence[Path], contents: Sequence[bytes]) -> 
                 raise InputError(f"{path} has no list of `examples`, as a BIG-bench task has")
             yield from ({"task_prefix": tree.get("task_prefix", ""), **example} for example in tree["examples"])
         case "jsonl":
-            for number, line in enumerate(text.splitlines(), start=1):
+            for number, line in enumerate(text.split("\n"), start=1):  # splitlines knows more line ends than JSON
                 if line.strip():
                     record = _json(line, f"{path}, line {number}")
                     if not isinstance(record, dict):
@@ -147,7 +152,7 @@ def _parse(source: Source, paths: Sequence[Path], contents: Sequence[bytes]) -> 
 def _text(path: Path, content: bytes) -> str:
     open_ = {".gz": gzip.decompress, ".bz2": bz2.decompress}.get(path.suffix, bytes)
     try:
-        return open_(content).decode()
+        return open_(content).decode().replace("\r\n", "\n")
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
 

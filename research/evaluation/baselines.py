@@ -1,0 +1,58 @@
+"""What can be scored on a task without understanding it: computed from the very items, not from a formula.
+
+Chance is no fair null for a summed log-likelihood, which leans towards short options, nor where most answers are the
+same. So beside it stand always choosing the most frequent place, the shortest and the longest option, and a model of
+uniformly random bytes.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from research.evaluation import metrics
+from research.evaluation.requests import Outcome, Scorable, Score
+from research.evaluation.statistics import Sums
+
+
+def chance(outcomes: Sequence[Outcome]) -> float:
+    """The expected accuracy of a random option."""
+    return float(np.mean([1 / len(outcome.item.options) for outcome in outcomes]))
+
+
+def blind(outcomes: Sequence[Outcome]) -> dict[str, Sums]:
+    """Accuracies of choosing without reading the question; options of the same length share a credit."""
+    majority = Counter(outcome.item.gold for outcome in outcomes).most_common(1)[0][0]
+    _, documents = np.unique([outcome.item.document for outcome in outcomes], return_inverse=True)
+
+    def by_length(sign: int) -> Sums:
+        lengths = [np.array([sign * len(option.text.encode()) for option in o.item.options]) for o in outcomes]
+        credits_ = [metrics.credit(values, o.item.gold) for values, o in zip(lengths, outcomes, strict=True)]
+        return Sums.mean(np.array(credits_), documents)
+
+    return {
+        "majority": Sums.mean(np.array([float(o.item.gold == majority) for o in outcomes]), documents),
+        "shortest answer": by_length(-1),
+        "longest answer": by_length(1),
+    }
+
+
+def uniform_bytes(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """As a model would answer for which every byte is equally probable: 8 bits each."""
+
+    def score(request: Scorable) -> Score:
+        size = len(request.text.encode())
+        return Score("exact", np.full(size, -8 * math.log(2)), False, size, 0)
+
+    return [
+        replace(o, scores=tuple(map(score, o.item.options)), neutral=tuple(map(score, o.item.neutral)))
+        for o in outcomes
+    ]
+
+
+def most_frequent(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """As if the most frequent right output were always written."""
+    output = Counter(outcome.item.references[0] for outcome in outcomes).most_common(1)[0][0]
+    return [replace(outcome, output=output) for outcome in outcomes]

@@ -1,0 +1,45 @@
+"""A tiny model with a tokenizer of bytes, as an evaluation sees it."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from research import config, models
+from research.data import tokenizers
+from research.data.tokenizers import Tokenizer
+from research.evaluation.asking import Manner
+from research.objectives import Example, row, stack
+from tests.models import tiny
+
+OBJECTIVES = (config.Causal(), config.Prefix(), config.TextToText(), config.SpanCorruption(), config.Masked())
+TOKENIZER = tokenizers.extend(tokenizers.load("bytes"), OBJECTIVES)
+
+
+@dataclass(frozen=True)
+class Model:
+    config: config.Model
+    params: models.Params
+    tokenizer: Tokenizer = TOKENIZER
+
+
+_logits = jax.jit(models.logits, static_argnums=0)
+
+
+def model(length: int = 64, **changes: Any) -> Model:
+    """Random parameters that predict far from uniformly."""
+    resolved = config.resolve(replace(tiny.BASE, vocabulary=0, **changes), TOKENIZER.size, length)
+    return Model(resolved, tiny.parameters(resolved))
+
+
+def manner(objective: config.Objective, length: int = 64, source_length: int | None = None) -> Manner:
+    return Manner(objective, TOKENIZER, length, source_length)
+
+
+def alone(model: Model, example: Example) -> np.ndarray:
+    """The log-probabilities of the scored places of an example, computed by itself in the plainest way."""
+    batch = stack([row([example], 64, None if example.source is None else 64)])
+    logits = np.asarray(_logits(model.config, model.params, batch))[0]
+    places = np.flatnonzero(example.weights > 0)
+    return np.asarray(jax.nn.log_softmax(logits[places]))[np.arange(len(places)), example.targets[places]]
