@@ -81,9 +81,9 @@ class Projection(nn.Module):
         if config.bits == 32:
             scale = math.prod(shape[:inputs]) ** -0.5 if config.initial_scale is None else config.initial_scale
             if self.residual and config.initial_scale is not None:
-                scale /= (
+                scale /= math.sqrt(
                     2 * config.depth
-                ) ** 0.5  # so that the variance of the stream does not grow with depth (GPT-2)
+                )  # so that the variance of the stream does not grow with depth (GPT-2)
             return _parameter(self, "kernel", nn.initializers.normal(scale), shape, axes).astype(dtype)
         integers = partial(nn.initializers.zeros, dtype=quantised.DTYPES[config.bits])
         values, last = _parameter(self, "kernel", integers, shape, axes), inputs - 1
@@ -260,7 +260,7 @@ class Stack(nn.Module):
         x, cache = layers(config, self.cross, name="layers")(x, context, cache, kind)
         if config.norm_placement == "pre":
             x = Norm(config, name="norm")(x)
-        return nn.Dropout(config.dropout, deterministic=not self.has_rng("dropout"))(x), cache
+        return x, cache
 
     def _relative_bias(self, index, keys):
         config = self.config

@@ -18,14 +18,14 @@ encode = jax.jit(models.encode, static_argnums=0)
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
-@pytest.mark.parametrize(("encoder_depth", "kind"), [(0, "causal"), (0, "prefix"), (2, "causal")])
-def test_cached_decoding_is_the_whole_forward_pass(encoder_depth, positions, kind):
+@pytest.mark.parametrize(("encoder_depth", "kind", "window"), [(0, "causal", 0), (0, "prefix", 3), (2, "causal", 0)])
+def test_cached_decoding_is_the_whole_forward_pass(encoder_depth, positions, kind, window):
     random = np.random.default_rng(0)
     prefixes = np.array(KINDS[kind])
     sources = (5, 8, 3) if encoder_depth else (None,) * 3
     documents = [example(random, LENGTH, f"prefix:{p}", s) for p, s in zip(prefixes, sources, strict=True)]
     packed = batch([[document] for document in documents], LENGTH, SOURCE if encoder_depth else None)
-    config = model(LENGTH, positions=positions, encoder_depth=encoder_depth)
+    config = model(LENGTH, positions=positions, encoder_depth=encoder_depth, window=window, global_every=2)
     params = parameters(config)
     expected = np.asarray(hidden(config, params, packed))
 

@@ -77,6 +77,19 @@ def test_inside_shows_the_attention_and_the_residual_stream_of_each_layer():
     np.testing.assert_allclose(final, hidden(CONFIG, params, BATCH), rtol=1e-5, atol=1e-5)
 
 
+def test_windows_narrow_the_layers_between_global_ones():
+    config = replace(CONFIG, window=2, global_every=2)
+    params = parameters(config)
+    weights = jax.jit(models.inside, static_argnums=0)(config, params, BATCH)["decoder"]["layers"]["attention"][
+        "attention"
+    ]
+    seen = attention.visible(jnp.asarray(BATCH.segments), jnp.asarray(BATCH.levels))
+    near = attention.within(seen, jnp.arange(LENGTH)[None], 2)
+    for layer, visible in enumerate((seen, near, seen, near)):
+        expected = np.broadcast_to(np.asarray(attention.mask(visible, LENGTH))[:, None], weights.shape[1:])
+        np.testing.assert_array_equal(np.asarray(weights[layer]) > 0, expected)
+
+
 def test_every_parameter_has_an_axis_name_for_each_dimension():
     config = model(LENGTH, encoder_depth=2, positions="relative", qkv_bias=True, qk_norm=True, head_bias=True)
     shapes = jax.eval_shape(lambda: models.init(config, jax.random.key(0)))

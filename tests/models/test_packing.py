@@ -19,6 +19,7 @@ CHANGES = {
         "head_bias": True,
         "tied": True,
     },
+    "windows": {"depth": 3, "window": 2, "global_every": 3, "window_theta": 100.0, "first_norm": False},
 }
 
 
