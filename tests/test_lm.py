@@ -1,11 +1,15 @@
 """The language model that notebooks use: what it says equals what the model computes on training batches."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import research
 from research import config, models, objectives
 from research.config import Causal, Masked, Model, Prefix, SpanCorruption, TextToText
 from research.data import tokenizers
@@ -14,6 +18,8 @@ from research.data.tokenizers import Tokenizer
 from research.errors import InputError
 from research.evaluation.generation import Prompt, Sampling, cut, generate
 from research.lm import LanguageModel
+from research.training import checkpoint, run_folder
+from research.training.state import TrainState
 
 TEXT = "the cat sat on the mat"
 
@@ -226,3 +232,22 @@ def test_a_text_longer_than_the_positions_is_refused():
     for ask in (learned.token_losses, lambda text: learned.score(text, "!"), learned.attention):
         with pytest.raises(InputError, match="do not fit into the model's 16 positions"):
             ask(TEXT)
+
+
+def test_a_run_folder_is_the_model_that_was_trained(lm, tmp_path):
+    run_folder.claim(tmp_path, config.Experiment(model=lm.config, objectives=lm.objectives), lm.tokenizer)
+    trained = TrainState(jnp.int32(3), lm.params, {"count": jnp.int32(3)}, jnp.uint32(0))
+    with checkpoint.manager(tmp_path, config.Checkpoint()) as manager:
+        checkpoint.save(manager, trained)
+    loaded = research.load(str(tmp_path))
+    assert replace(loaded, params=lm.params, tokenizer=lm.tokenizer) == lm
+    assert loaded.tokenizer.digest == lm.tokenizer.digest
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, lm.params)
+    (tmp_path / "experiment.json").unlink()
+    with pytest.raises(InputError, match="not a whole run folder"):
+        research.load(str(tmp_path))
+
+
+def test_importing_the_package_loads_no_library():
+    code = "import research, sys; sys.exit('jax' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
