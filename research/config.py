@@ -233,6 +233,15 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Probes:
+    """What is asked of the model before training, at every evaluation, and at the end."""
+
+    continuations: tuple[tuple[str, str], ...] = ()  # (context, continuation): how probable the continuation is
+    texts: tuple[str, ...] = ()  # whose every token's loss is shown
+    unrelated: tuple[str, ...] = ()  # prompts for which the next token should stay as probable as before training
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Held-out loss during and after training."""
 
@@ -240,6 +249,7 @@ class Evaluation:
     batches: int = 16  # batches of an evaluation during training; the one at the end reads all held-out data
     final_batches: int | None = None  # bound on the evaluation at the end; None: all held-out data
     samples: bool = True  # write a sample for each objective at the end
+    probes: Probes = field(default_factory=Probes)
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from research import command_line, config, data, models, runtime, samples, validation
+from research import command_line, config, data, models, probes, runtime, samples, validation
 from research.config import Experiment
 from research.data import Corpus
 from research.lm import LanguageModel
+from research.models import Params
 from research.objectives import Batch
-from research.training import checkpoint, heldout, loop, run_folder, state
+from research.probes import Probed
+from research.training import checkpoint, heldout, initial, loop, run_folder, state
+from research.training.initial import Initial
 from research.training.log import Log
 from research.training.loop import Programs
 from research.training.state import TrainState
@@ -35,51 +38,74 @@ def train(experiment: Experiment, folder: Path, console: Console) -> dict[str, A
 
     Returns:
       What `result.json` has: {"objectives": {name: {"loss", "unigram", "uniform"}}, "steps", "tokens", "seconds",
-      "peak_memory_bytes"}; losses in nats per target, seconds and memory of this process.
+      "peak_memory_bytes"}, losses in nats per target, seconds and memory of this process; and "probes" (see
+      `probes.result`) if the experiment has any.
 
     Raises:
       InputError: if the experiment cannot run, the folder has another one, or the loss is not finite.
     """
     began = time.monotonic()
+    source = None if experiment.initialize_from is None else initial.open(experiment.initialize_from)
+    if source is not None:
+        experiment = replace(experiment, model=source.adapted(experiment.model))
     validation.validate(experiment)
-    corpus = data.open(experiment)
+    corpus = data.open(experiment, None if source is None else source.tokenizer)
     console.print(corpus.facts, highlight=False)
     longest = max(experiment.data.length, experiment.data.source_length or 0)
     experiment = replace(experiment, model=config.resolve(experiment.model, corpus.vocabulary.size, longest))
     programs = loop.programs(experiment)
     run_folder.claim(folder, experiment, corpus.tokenizer)
 
-    run = _begin(experiment, programs, folder)
+    run = _begin(experiment, programs, folder, source)
+    probed: dict[int, Probed] = {}
+
+    def probe(step: int, params: Params) -> None:
+        if experiment.evaluation.probes != config.Probes():
+            probed[step] = probes.probe(_language_model(experiment, params, corpus), experiment.evaluation.probes)
+
+    probe(int(run.step), run.params)
     with (
         checkpoint.manager(folder, experiment.checkpoint) as checkpoints,
         Log(folder, experiment.logging, int(run.step), experiment.schedule.steps, console) as log,
     ):
         log.print(f"{folder}: {models.size(run.params):,} parameters, from step {int(run.step):,}")
-        run = loop.take_steps(experiment, corpus, programs, run, checkpoints, log)
+        run = loop.take_steps(experiment, corpus, programs, run, checkpoints, log, probe)
         log.print("evaluating on the held-out data …")
         losses = loop.held_out(experiment, corpus, programs, run.params, experiment.evaluation.final_batches)
         log.record({"kind": "held_out", "step": int(run.step), "losses": losses})
+        probe(int(run.step), run.params)
 
-    result = {
+    result: dict[str, Any] = {
         "objectives": {name: {"loss": loss, **_baselines(experiment, corpus, name)} for name, loss in losses.items()},
         "steps": experiment.schedule.steps,
         "tokens": experiment.schedule.steps * experiment.data.batch * experiment.data.length,
         "seconds": time.monotonic() - began,
         "peak_memory_bytes": runtime.peak_memory(),
     }
+    if probed:
+        result["probes"] = probes.result(experiment.evaluation.probes, probed)
     run_folder.write_result(folder, result)
     console.print(_table(result))
+    if probed:
+        console.print(probes.show(result["probes"]))
     if experiment.evaluation.samples:
-        model = LanguageModel(experiment.model, run.params, corpus.tokenizer, experiment.objectives)
-        console.print(samples.show(samples.samples(model, corpus)))
+        console.print(samples.show(samples.samples(_language_model(experiment, run.params, corpus), corpus)))
     return result
 
 
-def _begin(experiment: Experiment, programs: Programs, folder: Path) -> TrainState:
+def _language_model(experiment: Experiment, params: Params, corpus: Corpus) -> LanguageModel:
+    return LanguageModel(experiment.model, params, corpus.tokenizer, experiment.objectives)
+
+
+def _begin(experiment: Experiment, programs: Programs, folder: Path, source: Initial | None) -> TrainState:
     """The newest checkpoint, or the state before the first step."""
     if checkpoint.steps(folder):
         return checkpoint.restore(folder, programs.state)
-    return state.create(experiment.model, programs.optimizer, experiment.seed, programs.layout)
+    seed, update, layout = experiment.seed, programs.optimizer, programs.layout
+    if source is None:
+        return state.create(experiment.model, update, seed, layout, programs.frozen)
+    params = source.params(experiment.model, layout, seed)
+    return state.begin(params, update, seed, programs.state, programs.frozen)
 
 
 def _baselines(experiment: Experiment, corpus: Corpus, name: str) -> dict[str, float]:

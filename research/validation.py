@@ -61,6 +61,7 @@ def _wrong_values(experiment: Experiment) -> list[str]:
     model, data, optimizer, mesh = experiment.model, experiment.data, experiment.optimizer, experiment.mesh
     rules = [
         *minima,
+        (model.lora is None or model.lora.rank >= 1, "model.lora.rank", "must be at least 1"),
         (model.dropout < 1, "model.dropout", f"{model.dropout} must be below 1"),
         (max(optimizer.b1, optimizer.b2) < 1, "optimizer", f"b1 {optimizer.b1} and b2 {optimizer.b2} must be below 1"),
         (optimizer.learning_rate > 0, "optimizer.learning_rate", f"{optimizer.learning_rate} must be positive"),
@@ -120,6 +121,11 @@ def _wrong_together(experiment: Experiment) -> list[str]:
             f"{longest} is longer than the model's {model.max_positions - model.position_offset} learned positions",
         ),
         (model.norm == "layernorm" or not model.norm_bias, "model.norm_bias", "rmsnorm has no bias"),
+        (
+            model.bits == 32 or (model.lora is not None and experiment.initialize_from is not None),
+            "model.bits",
+            f"{model.bits}-bit kernels are not trained: they need model.lora, and initialize_from for their values",
+        ),
         (
             model.attention != "cudnn" or experiment.step.compute == "bfloat16",
             "model.attention",

@@ -139,8 +139,8 @@ def open(experiment: Experiment, tokenizer: Tokenizer | None = None) -> Corpus:
     """Finds or makes everything that the experiment's `data` and `objectives` ask for.
 
     Args:
-      tokenizer: that of a saved run; else the one that `data.tokenizer` names, with the special tokens that the
-        objectives need.
+      tokenizer: that of a saved run or of the checkpoint that training starts from; None: the one that
+        `data.tokenizer` names. It gets the special tokens that the objectives need and it lacks.
 
     Raises:
       InputError: if a source, the tokenizer or a combination of them is unusable.
@@ -149,7 +149,7 @@ def open(experiment: Experiment, tokenizer: Tokenizer | None = None) -> Corpus:
     folder = runtime.cache_folder(data.cache)
     shape = Shape(data.length, data.source_length or data.length, model.encoder_depth > 0)
     mixture.cycle(tuple(objective.rate for objective in experiment.objectives))  # wrong rates show before the long work
-    tokenizer = tokenizer or _tokenizer(experiment, folder, shape)
+    tokenizer = _extended(tokenizer or _tokenizer(experiment, folder), experiment.objectives, shape)
     if 0 < model.vocabulary < tokenizer.size:
         raise InputError(f"model.vocabulary: {model.vocabulary} is smaller than the tokenizer's {tokenizer.size} ids")
 
@@ -168,7 +168,7 @@ def open(experiment: Experiment, tokenizer: Tokenizer | None = None) -> Corpus:
     return Corpus(tokenizer, training, held_out, data.workers)
 
 
-def _tokenizer(experiment: Experiment, folder: Path, shape: Shape) -> Tokenizer:
+def _tokenizer(experiment: Experiment, folder: Path) -> Tokenizer:
     """As `data.tokenizer` says. One that is made from text is kept below the cache."""
     data = experiment.data
     spec = data.tokenizer
@@ -181,11 +181,15 @@ def _tokenizer(experiment: Experiment, folder: Path, shape: Shape) -> Tokenizer:
         source = sources.open(data.source)
         held_out = data.held_out if isinstance(data.held_out, float) else None
         spec = _made(spec, folder, [source], held_out, lambda: store.training_texts(source, held_out))
-    spans = [o for o in experiment.objectives if isinstance(o, config.SpanCorruption)]
+    return tokenizers.load(spec)
+
+
+def _extended(tokenizer: Tokenizer, objectives: Sequence[config.Objective], shape: Shape) -> Tokenizer:
+    spans = [o for o in objectives if isinstance(o, config.SpanCorruption)]
     sentinels = max(
         (span_corruption.counts(packing.longest(o, shape), o.noise_rate, o.mean_span)[1] for o in spans), default=0
     )
-    return tokenizers.extend(tokenizers.load(spec), experiment.objectives, sentinels)
+    return tokenizers.extend(tokenizer, objectives, sentinels)
 
 
 def _made(spec: str, folder: Path, read: list[Source], how: object, texts: Callable[[], Iterable[str]]) -> str:

@@ -1,7 +1,7 @@
 """The steps of a run, and what happens between them."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -61,8 +61,10 @@ def take_steps(
     run: TrainState,
     checkpoints: checkpoint.Manager,
     log: Log,
+    probe: Callable[[int, models.Params], None],
 ) -> TrainState:
-    """From the step of `run` to the last one; evaluates and saves as the experiment says.
+    """From the step of `run` to the last one; evaluates and saves as the experiment says, and calls `probe` with the
+    steps taken and the parameters at every evaluation.
 
     After a SIGTERM or SIGINT it saves and raises SystemExit with 128 + the signal's number.
 
@@ -88,6 +90,7 @@ def take_steps(
             if evaluate:
                 losses = held_out(experiment, corpus, programs, run.params, experiment.evaluation.batches)
                 log.record({"kind": "held_out", "step": done, "losses": losses})
+                probe(done, run.params)
             if save:
                 checkpoint.save(checkpoints, run, None if losses is None else float(np.mean(list(losses.values()))))
             if received:
