@@ -175,9 +175,9 @@ def test_mistakes_end_the_process_with_one_message_and_without_jax(base):
         "    finally:\n        assert 'jax' not in sys.modules\n"
         "command_line.run(main, sys.argv[1:])"
     )
-    ended = subprocess.run([sys.executable, "-c", program, base, "--lr", "3"], capture_output=True, text=True)
+    ended = subprocess.run([sys.executable, "-c", program, base, "--zzz", "3"], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr == "error: there is no option --lr; --help lists all\n"
+    assert ended.stderr == "error: there is no option --zzz; --help lists all\n"
 
 
 @dataclass(frozen=True)
