@@ -32,8 +32,8 @@ def model():
     return tiny_model()
 
 
-def say(model, prompts, ends=(), least=0, **sampling) -> list[list[int]]:
-    return generate(*model, TOKENIZER, prompts, Sampling(**{"tokens": 12} | sampling), ends, least)
+def say(model, prompts, ends=(), **sampling) -> list[list[int]]:
+    return generate(*model, TOKENIZER, prompts, Sampling(**{"tokens": 12} | sampling), ends)
 
 
 @pytest.mark.parametrize(("top_k", "top_p"), [(5, 1.0), (0, 0.7), (8, 0.6), (0, 0.01), (1000, 0.99)])
