@@ -1,6 +1,10 @@
 """Three objectives in one run, on the documentation that every Python carries.
 
 ./launch/local.sh train configs/quickstart.py
+
+Hardware: a laptop without a network; 2 CPU cores.
+Measured there: 244 s and 1.1 GB; held-out loss as a share of the unigram baseline's: causal 0.68, masked 0.77 and
+prefix (span corruption) 0.73.
 """
 
 from research.config import (
