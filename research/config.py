@@ -112,6 +112,13 @@ class Causal(Stream):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Instruction(Causal):
+    """Predict the answers of conversations, from what precedes them (a source `chat:GLOB`)."""
+
+    name: str = "instruction"  # in metrics and results
+
+
+@dataclass(frozen=True, kw_only=True)
 class Masked(Stream):
     """Predict hidden tokens from both sides (BERT): of the chosen tokens 80 % become the mask, 10 % a random token,
     10 % stay; another choice every epoch."""
@@ -145,7 +152,7 @@ class TextToText(Stream):
     prefix: str = ""  # text put before every input
 
 
-Objective = Causal | Masked | Prefix | SpanCorruption | TextToText
+Objective = Causal | Instruction | Masked | Prefix | SpanCorruption | TextToText
 
 
 @dataclass(frozen=True)
@@ -249,7 +256,7 @@ class Evaluation:
     batches: int = 16  # batches of an evaluation during training; the one at the end reads all held-out data
     final_batches: int | None = None  # bound on the evaluation at the end; None: all held-out data
     samples: bool = True  # write a sample for each objective at the end
-    probes: Probes = field(default_factory=Probes)
+    probes: Probes = field(default_factory=Probes)  # what a fine-tuned model is asked before, during and after
 
 
 @dataclass(frozen=True)

@@ -156,8 +156,8 @@ def test_what_follows_from_other_fields_is_filled_and_what_was_given_is_kept():
 
 
 def test_every_field_has_a_meaning():
-    """`--help` shows the comments of `config.py`; a field without one would be a riddle there. A part of the tree has the
-    docstring of its class instead."""
+    """`--help` shows the comments of `config.py`; a field without one would be a riddle there. A part of the tree has
+    the docstring of its class instead."""
     silent = []
     for kind in filter(dataclasses.is_dataclass, vars(config).values()):
         text = inspect.getsource(kind).splitlines()
