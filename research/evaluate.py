@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> None:
         raise InputError("evaluate begins with checkpoints: evaluate runs/quickstart --tasks lambada --data FOLDER")
     if options.watch and len(names) > 1:
         raise InputError(f"--watch follows one run, not {len(names)}")
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=150)
     chosen = questions(options, console)
     runtime.start()
     out = options.out or (Path(names[0]) if checkpoint.steps(Path(names[0])) else Path()) / "evaluation"

@@ -17,9 +17,12 @@ from research.evaluation.requests import Outcome, Scorable, Score
 from research.evaluation.statistics import Sums
 
 
-def chance(outcomes: Sequence[Outcome]) -> float:
-    """The expected accuracy of a random option."""
-    return float(np.mean([1 / len(outcome.item.options) for outcome in outcomes]))
+def even(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Chance: as if all options were equally probable."""
+    nothing = Score("exact", np.zeros(1, np.float32), False, 1, 0)
+    return [
+        replace(o, scores=(nothing,) * len(o.item.options), neutral=(nothing,) * len(o.item.neutral)) for o in outcomes
+    ]
 
 
 def blind(outcomes: Sequence[Outcome]) -> dict[str, Sums]:

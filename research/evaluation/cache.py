@@ -39,7 +39,8 @@ class Cache:
         whole = content[: content.rfind(b"\n") + 1]
         for line in whole.splitlines():
             entry = json.loads(line)
-            self._answers[entry.pop("key")] = _answer(entry)
+            key = entry.pop("key")
+            self._answers[key] = _answer(entry)
         self._file = path.open("ab")
         self._file.truncate(len(whole))
 

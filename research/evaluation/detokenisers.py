@@ -17,7 +17,7 @@ MARK = "@"  # before a chunk that is one token; alone at the beginning of a line
 class Style:
     """How a corpus was tokenised."""
 
-    pattern: str  # regular expression of the tokens within a chunk
+    pattern: str  # regular expression of the tokens within a chunk; its group `infix` are those that stand for infixes
     suffixes: frozenset[str] = frozenset(
         [".", ",", ";", ":", "!", "?", ")", "]", "}", "%", "'", "'s", "'t", "'re", "'ve", "'m", "'ll", "'d"]
     )  # joined to what precedes
@@ -29,7 +29,7 @@ class Style:
 
 
 WIKITEXT = Style(
-    r"(?<=\w)-(?=\w)|(?<=\d),(?=\d)|(?<=\d)\.(?=\d)|(?:[A-Z]\.)+|(?:Nos?|Col|St|vs|Gen|Dr|Mrs?|Ms|Sr|Bros|Inc|Lt)\."
+    r"(?P<infix>(?<=\w)-(?=\w)|(?<=\d),(?=\d)|(?<=\d)\.(?=\d))|(?:[A-Z]\.)+|(?:Nos?|Col|St|vs|Gen|Dr|Mrs?|Ms|Sr|Bros|Inc|Lt)\."
     r"|'(?:s|t|re|ve|m|ll|d)\b|\.\.\.|<\w+>|[^\W_]+|.",
     infixes={"@-@": "-", "@,@": ",", "@.@": "."},
     outer_spaces=True,
@@ -47,7 +47,7 @@ PENN = Style(  # also of the Children's Book Test and the One Billion Word bench
 PTB = dataclasses.replace(  # Mikolov's version of the Penn Treebank: lower case, N for numbers, no punctuation
     PENN,
     outer_spaces=True,
-    pattern=r"[^\W_]+?(?=n't)|n't|'(?:s|re|ve|m|ll|d)\b|<unk>|[^\W_]+(?:[-.,/&'\\][^\W_]+)*\.?|.",
+    pattern=r"[^\W_]+?(?=n't)|n't|'(?:s|re|ve|m|ll|d)\b|<unk>|[^\W_]+(?:(?:[-.,/&\\]|'(?!(?:s|re|ve|m|ll|d)\b))[^\W_]+)*\.?|.",
 )
 STYLES = {"wikitext": WIKITEXT, "penn": PENN, "ptb": PTB}
 
@@ -79,8 +79,9 @@ def _line(style: Style, line: str) -> str:
     run: list[str] = []
     joins, open_quote = False, False  # whether the last token joins the next one; whether a quotation is open
     for token in line.split(" "):
-        closes = token == '"' and open_quote
-        if run and not (joins or closes or token in style.suffixes or token in style.infixes):
+        heading = bool(run) and token == run[-1] == "="
+        attaches = token in style.suffixes or token in style.infixes or (token == '"' and open_quote)
+        if run and not (joins or heading or attaches):
             chunks += _chunks(style, run)
             run = []
         run.append(token)
@@ -117,14 +118,14 @@ def _split(style: Style, chunk: str) -> list[str]:
     """The tokens of a chunk."""
     if not chunk or chunk.startswith(MARK):
         return [chunk.removeprefix(MARK)]
-    parts = re.findall(style.pattern, chunk)
+    parts = list(re.finditer(style.pattern, chunk))
     infixes = {shown: token for token, shown in style.infixes.items()}
     others = {shown: token for token, shown in style.shown.items()}
 
-    def token(number: int, part: str) -> str:
-        inside, last = 0 < number < len(parts) - 1, number == len(parts) - 1
-        if style.quotes and part == '"':  # it opens where a word follows
-            return style.quotes[last or not parts[number + 1][0].isalnum()]
-        return infixes[part] if inside and part in infixes else others.get(part, part)
+    def token(number: int, part: re.Match[str]) -> str:
+        last = number == len(parts) - 1
+        if style.quotes and part[0] == '"':  # it opens where a word follows
+            return style.quotes[last or not parts[number + 1][0][0].isalnum()]
+        return infixes[part[0]] if part.lastgroup == "infix" else others.get(part[0], part[0])
 
     return [token(number, part) for number, part in enumerate(parts)]

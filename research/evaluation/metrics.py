@@ -31,7 +31,8 @@ class Metric:
     rows: Callable[[Sequence[Outcome]], Rows]
     better: Literal["higher", "lower"]
     aggregate: Aggregate = ratio
-    credit: bool = False  # the score is a share of right choices, for which chance is a null
+    credit: bool = False  # the score is a share of right choices
+    chance: bool = False  # options that are all equally probable are a baseline
 
 
 def sums(name: str, outcomes: Sequence[Outcome]) -> Sums:
@@ -66,7 +67,7 @@ def _ratio(above: Callable[[Outcome], float], below: Callable[[Outcome], float])
 
 def _choose(adjust: Callable[[Outcome], Float[np.ndarray, " options"]]) -> Metric:
     """The share of items whose right option has the largest adjusted log-probability."""
-    return Metric(_mean(lambda outcome: credit(adjust(outcome), outcome.item.gold)), "higher", credit=True)
+    return Metric(_mean(lambda outcome: credit(adjust(outcome), outcome.item.gold)), "higher", credit=True, chance=True)
 
 
 def _by_length(measure: Callable[[str], int]) -> Metric:
@@ -165,7 +166,7 @@ METRICS: dict[str, Metric] = {
     "accuracy_by_characters": _by_length(len),
     "accuracy_by_bytes": _by_length(lambda text: len(text.encode())),
     "accuracy_pmi": _choose(_pmi),
-    "brier": Metric(_mean(_brier), "lower"),
+    "brier": Metric(_mean(_brier), "lower", chance=True),
     "gold_bits_per_byte": Metric(_ratio(_gold_bits, lambda o: o.scores[o.item.gold].bytes), "lower"),
     "greedy": Metric(_mean(lambda o: o.scores[o.item.gold].greedy), "higher"),
     "greedy_without_stop_words": Metric(_mean(lambda o: o.scores[o.item.gold].greedy_allowed), "higher"),

@@ -13,62 +13,52 @@ from research.evaluation.requests import Outcome
 from research.evaluation.suite import Measured, Result
 from research.evaluation.tasks import Questions
 
-KINDS = {
-    "exact": "exact scores: log-probabilities of texts",
-    "pseudo": "pseudo scores of masked models: sums over hidden tokens, comparable only among themselves",
-}
-
 
 def tables(results: Sequence[Result]) -> RenderableType:
-    """A table for each kind of score."""
-    parts = []
-    for kind, title in KINDS.items():
-        of_kind = [result for result in results if result.kind == kind]
-        if of_kind:
-            parts.append(_table(of_kind, title))
-    return Group(*parts)
+    """A table for each checkpoint and manner of asking: scores of different kinds are never in one."""
+    subjects = dict.fromkeys((result.checkpoint, result.manner, result.kind) for result in results)
+    return Group(*(_table(*one, [r for r in results if (r.checkpoint, r.manner, r.kind) == one]) for one in subjects))
 
 
-def _table(results: Sequence[Result], title: str) -> Table:
-    table = Table(title=f"{title}; [95 % interval]", title_justify="left")
-    for heading in ("task", "checkpoint", "asked as", "metric"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("n", "score", "normalised"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("baselines", overflow="fold")
-    table.add_column("verdict", overflow="fold")
+def _table(checkpoint: str, manner: str, kind: str, results: Sequence[Result]) -> Table:
+    table = Table(title=f"{checkpoint}, asked as {manner}: {kind} scores", title_justify="left")
+    table.add_column("task", overflow="fold")
+    table.add_column("n", justify="right")
+    table.add_column("metric", overflow="fold")
+    for heading in ("score [95 %]", "chance", "above chance"):
+        table.add_column(heading, justify="right", overflow="fold")
+    table.add_column("best baseline")
+    table.add_column("verdict")
     for result in results:
-        shown = [
-            f"{result.task}, {result.shots} shots" if result.shots else result.task,
-            result.checkpoint,
-            result.manner,
-        ]
+        task = f"{result.task}, {result.shots} shots" if result.shots else result.task
+        documents = "" if result.documents == result.items else f" in {result.documents}"
+        shown = [task, f"{result.items}{documents}"]
         if not result.measured:
-            table.add_row(*shown, "", str(result.items), "n/a", "", "", result.note)
+            table.add_row(*shown, "", "n/a", "", "", "", result.note, end_section=True)
         for number, one in enumerate(result.measured):
-            cells = shown if number == 0 else ["", "", ""]
-            table.add_row(*cells, *_cells(result, one), end_section=number == len(result.measured) - 1)
+            cells = _cells(one)
+            if number == 0 and result.truncated:
+                cells[-1] += f"; {result.truncated} contexts were cut"
+            table.add_row(*(shown if number == 0 else ["", ""]), *cells, end_section=one is result.measured[-1])
     return table
 
 
-def _cells(result: Result, one: Measured) -> list[str]:
-    baselines = ", ".join(f"{name} {_number(value)}" for name, value in one.baselines.items())
-    truncated = f"; {result.truncated} contexts cut" if result.truncated else ""
-    documents = f" ({result.documents} documents)" if result.documents != result.items else ""
-    normalised = "" if one.normalised is None else f"{one.normalised:+.3f}"
-    interval = f"[{_number(one.estimate.low)}, {_number(one.estimate.high)}]"
+def _cells(one: Measured) -> list[str]:
+    sign = 1 if one.better == "higher" else -1
+    others = {name: value for name, value in one.baselines.items() if name != "chance"}
+    best = max(others, key=lambda name: sign * others[name])
     return [
-        f"{one.metric} {'↑' if one.better == 'higher' else '↓'}",
-        f"{result.items}{documents}",
-        f"{_number(one.estimate.value)} {interval}",
-        normalised,
-        baselines,
-        one.verdict + truncated,
+        f"{one.metric} {'↑' if sign > 0 else '↓'}",
+        f"{_number(one.estimate.value)} [{_number(one.estimate.low)}, {_number(one.estimate.high)}]",
+        _number(one.baselines["chance"]) if "chance" in one.baselines else "",
+        "" if one.normalised is None else f"{one.normalised:+.3f}",
+        f"{best} {_number(others[best])}",
+        one.verdict,
     ]
 
 
 def _number(value: float) -> str:
-    return f"{value:.3f}" if abs(value) < 1000 else f"{value:.3g}"
+    return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def comparison(

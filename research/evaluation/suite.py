@@ -191,18 +191,18 @@ def measure(
 
 def _measure(name: str, outcomes: Sequence[Outcome], others: Mapping[str, Sequence[Outcome]]) -> Measured:
     metric, sums = metrics.METRICS[name], metrics.sums(name, outcomes)
-    found = {other: metrics.sums(name, theirs) for other, theirs in others.items()}
+    blind = baselines.blind(outcomes) if metric.credit else {}
+    found = {**blind, **{other: metrics.sums(name, theirs) for other, theirs in others.items()}}
+    if metric.chance:
+        found = {"chance": metrics.sums(name, baselines.even(outcomes)), **found}
+    values = {other: one.value for other, one in found.items()}
+    estimate = statistics.estimate(sums)
     if not metric.credit:
-        values = {other: one.value for other, one in found.items()}
-        return Measured(
-            name, metric.better, statistics.estimate(sums), values, None, _against(sums, found, metric.better)
-        )
-    blind, chance = baselines.blind(outcomes), baselines.chance(outcomes)
-    found = {**blind, **found}
-    values = {"chance": chance, **{other: one.value for other, one in found.items()}}
-    normalised = statistics.chance_normalised(sums.value, chance)
-    verdict = statistics.verdict(sums, chance, blind)
-    return Measured(name, metric.better, statistics.estimate(sums), values, normalised, verdict)
+        return Measured(name, metric.better, estimate, values, None, _against(sums, found, metric.better))
+    normalised = statistics.chance_normalised(sums.value, values["chance"])
+    return Measured(
+        name, metric.better, estimate, values, normalised, statistics.verdict(sums, values["chance"], blind)
+    )
 
 
 def _against(sums: Sums, others: Mapping[str, Sums], better: str) -> str:
