@@ -21,6 +21,7 @@ from research.data.store import Store
 from research.errors import InputError
 
 CODE = ("data/packing.py", "objectives/__init__.py", "objectives/span_corruption.py")
+PAIRS = (config.Instruction, config.TextToText)  # objectives whose documents have two parts
 SHORTEST = 8  # tokens: a walk does not cut a document into smaller pieces than this, where rows are long enough
 
 
@@ -165,11 +166,11 @@ def plan(documents: Range, objective: config.Objective, shape: Shape) -> Plan:
         short for the objective, or if there is nothing to predict.
     """
     source = documents.store.meta["source"]
-    pairs = isinstance(objective, config.TextToText)
+    pairs = isinstance(objective, PAIRS)
     if (documents.store.parts == 2) != pairs:
         needed = "pairs (two fields: #INPUT,OUTPUT)" if pairs else "documents (one field)"
         raise InputError(f"objective {objective.name!r} needs a source of {needed}, not {source!r}")
-    if isinstance(objective, config.Causal | config.Masked | config.Prefix) and objective.mode is None:
+    if isinstance(objective, config.Causal | config.Masked | config.Prefix) and not pairs and objective.mode is None:
         length = min(shape.length, shape.source_length) if shape.encoder_decoder else shape.length
         made: Plan = Stream(documents, length, objectives.overlap(objective))
     else:
@@ -188,14 +189,14 @@ def tokens(documents: Range) -> int:
 
 def longest(objective: config.Objective, shape: Shape) -> int:
     """The most tokens of a document that an empty row takes."""
-    if isinstance(objective, config.TextToText):
+    if isinstance(objective, PAIRS):
         return shape.length
     return len(_costs(objective, shape)[0]) - 1
 
 
 def truncated(documents: Range, objective: config.Objective, shape: Shape) -> int:
-    """How many pairs are too long for a row, and lose the ends of their parts."""
-    if not isinstance(objective, config.TextToText):
+    """How many pairs are too long for a row, and lose a part of their parts."""
+    if not isinstance(objective, PAIRS):
         return 0
     store, first, last = documents
     sizes = np.diff(store.offsets[2 * first : 2 * last + 1]).reshape(-1, 2)
@@ -237,8 +238,8 @@ def _walk(documents: Range, objective: config.Objective, shape: Shape) -> Walk:
 
 def _filler(documents: Range, shape: Shape, objective: config.Objective) -> Callable[[int, int], Filled]:
     """Fills a row that begins with a token of a document."""
-    if isinstance(objective, config.TextToText):
-        return partial(_fill_with_pairs, documents, shape, objective.mode is not None)
+    if isinstance(objective, PAIRS):
+        return partial(_fill_with_pairs, documents, shape, objective)
     targets, sources = _costs(objective, shape)
     fits = [bisect_right(targets, room) - 1 for room in range(shape.length + 1)]
     source_fits = [bisect_right(sources, room) - 1 for room in range(shape.source_length + 1)]
@@ -267,9 +268,10 @@ def _filler(documents: Range, shape: Shape, objective: config.Objective) -> Call
     return fill
 
 
-def _fill_with_pairs(documents: Range, shape: Shape, mode: bool, document: int, offset: int) -> Filled:
-    """As many whole pairs as fit; `offset` is 0."""
-    room, source_room = shape.length, shape.source_length
+def _fill_with_pairs(documents: Range, shape: Shape, objective: config.Objective, document: int, offset: int) -> Filled:
+    """As many whole pairs as fit; `offset` is 0. One that is too long for a row loses the ends of its parts; but of
+    what precedes an answer in a conversation, the beginning."""
+    room, source_room, mode = shape.length, shape.source_length, objective.mode is not None
     pieces: list[tuple[int, Spans]] = []
     while document < documents.last:
         first, middle, last = documents.store.bounds[2 * document : 2 * document + 3]
@@ -278,7 +280,8 @@ def _fill_with_pairs(documents: Range, shape: Shape, mode: bool, document: int, 
         source_left = source_room - (inputs + mode if shape.encoder_decoder else 0)
         if min(left, source_left) < 0:
             break
-        pieces.append((document, ((0, inputs), (0, outputs))))
+        begin = middle - first - inputs if isinstance(objective, config.Instruction) else 0
+        pieces.append((document, ((begin, begin + inputs), (0, outputs))))
         room, source_room, document = left, source_left, document + 1
     return Filled(pieces, room, document, 0)
 

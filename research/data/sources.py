@@ -6,6 +6,8 @@
   parquet:GLOB#COLUMN[,COLUMN2]           every row
   tfds:NAME/CONFIG:SPLIT[#FIELD[,FIELD2]] every example of a prepared dataset (`tfds_source.py`); FIELD is `text` if
                                           not given, SPLIT may be a slice (`train[:10%]`)
+  chat:GLOB                               every answer of the conversations in lines of JSON, a pair with what
+                                          precedes it (`chat.py`)
   tokens:GLOB[#DTYPE]                     integers: every .npy of shape [n] and every other file (raw numbers, uint16 if
                                           DTYPE is not given) is a document, an .npy of shape [documents, n] has many
 
@@ -23,17 +25,18 @@ from typing import Any, NamedTuple
 import fsspec
 import numpy as np
 
-from research.data import python_docs
+from research.data import chat, python_docs
+from research.data.chat import Exchange
 from research.errors import InputError
 
 VERSIONS = ("mtime", "etag", "ETag", "md5Hash", "updated", "last_modified", "created")  # as file systems name them
 
 
 class Record(NamedTuple):
-    """A document: `fields` are one text, two texts of a pair, or one array of integers."""
+    """A document: `fields` are one text, two texts of a pair, what was said in a conversation, or integers."""
 
     place: str  # "file.jsonl:17"
-    fields: tuple[str, ...] | np.ndarray
+    fields: tuple[str, ...] | Exchange | np.ndarray
 
 
 class Bad(NamedTuple):
@@ -91,6 +94,8 @@ def open(name: str) -> Source:
             return Source(name, 1, _files(name, pattern, _text))
         case "jsonl" if pattern and len(names) in (1, 2):
             return Source(name, len(names), _files(name, pattern, lambda path: _jsonl(path, names)))
+        case "chat" if rest and not argument:
+            return Source(name, 2, _files(name, pattern, _chat))
         case "parquet" if pattern and len(names) in (1, 2):
             return Source(name, len(names), _files(name, pattern, lambda path: _parquet(path, names)))
         case "tokens" if pattern and len(names) <= 1:
@@ -98,7 +103,7 @@ def open(name: str) -> Source:
             return Source(name, 1, _files(name, pattern, lambda path: _tokens(path, dtype)))
     raise InputError(
         f"data source {name!r} is none of python-docs, text:GLOB, jsonl:GLOB#FIELD[,FIELD2], "
-        "parquet:GLOB#COLUMN[,COLUMN2], tfds:NAME/CONFIG:SPLIT[#FIELD[,FIELD2]], tokens:GLOB[#DTYPE]"
+        "parquet:GLOB#COLUMN[,COLUMN2], chat:GLOB, tfds:NAME/CONFIG:SPLIT[#FIELD[,FIELD2]], tokens:GLOB[#DTYPE]"
     )
 
 
@@ -169,6 +174,23 @@ def _text(url: str) -> Iterator[Record | Bad]:
 
 
 def _jsonl(url: str, names: tuple[str, ...]) -> Iterator[Record | Bad]:
+    for place, entry in _lines(url):
+        yield entry if isinstance(entry, Bad) else checked(place, map(entry.get, names), names)
+
+
+def _chat(url: str) -> Iterator[Record | Bad]:
+    for place, entry in _lines(url):
+        if isinstance(entry, Bad):
+            yield entry
+            continue
+        try:
+            yield from [Record(place, exchange) for exchange in chat.exchanges(entry)]
+        except ValueError as error:
+            yield Bad(place, str(error))
+
+
+def _lines(url: str) -> Iterator[tuple[str, dict[str, Any] | Bad]]:
+    """Each line of JSON that is not empty, with its place."""
     with fsspec.open(url, "rb", compression="infer") as file:
         for number, line in enumerate(file, start=1):
             place = f"{_shown(url)}:{number}"
@@ -177,14 +199,11 @@ def _jsonl(url: str, names: tuple[str, ...]) -> Iterator[Record | Bad]:
             try:
                 entry = json.loads(line.decode())
             except UnicodeDecodeError:
-                yield Bad(place, "invalid UTF-8")
+                yield place, Bad(place, "invalid UTF-8")
             except (ValueError, RecursionError):
-                yield Bad(place, "broken JSON")
+                yield place, Bad(place, "broken JSON")
             else:
-                if isinstance(entry, dict):
-                    yield checked(place, map(entry.get, names), names)
-                else:
-                    yield Bad(place, "not a JSON object")
+                yield place, entry if isinstance(entry, dict) else Bad(place, "not a JSON object")
 
 
 def _parquet(url: str, names: tuple[str, ...]) -> Iterator[Record | Bad]:

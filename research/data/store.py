@@ -21,14 +21,18 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from research.data import chat
 from research.data.cache import building, key
+from research.data.chat import Exchange
 from research.data.sources import Bad, Record, Source
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
 
 log = logging.getLogger(__name__)
 
-CODE = tuple(f"data/{name}.py" for name in ("coders", "python_docs", "sources", "store", "tfds_source", "tokenizers"))
+CODE = tuple(
+    f"data/{name}.py" for name in ("chat", "coders", "python_docs", "sources", "store", "tfds_source", "tokenizers")
+)
 CHUNK = 1 << 21  # characters that are tokenised together
 BLOCK = 1 << 24  # integers that are copied together
 PLACES = 5  # that are kept of each kind of bad record
@@ -131,8 +135,8 @@ def texts(source: Source) -> Iterator[str]:
     skipped = Skipped()
     some = False
     for record in _usable(source.records(), skipped):
-        if isinstance(record.fields, np.ndarray):
-            raise _integers(source)
+        if not isinstance(record.fields, tuple):
+            raise _without_text(source)
         some = True
         yield from record.fields
     if not some:
@@ -146,8 +150,8 @@ def training_texts(source: Source, held_out: float | None, limit: int = 100_000_
     documents: list[tuple[str, ...]] = []
     size = 0
     for record in _cut_single(_usable(source.records(), skipped), held_out):
-        if isinstance(record.fields, np.ndarray):
-            raise _integers(source)
+        if not isinstance(record.fields, tuple):
+            raise _without_text(source)
         documents.append(record.fields)
         size += sum(map(len, record.fields))
         if size > limit:
@@ -220,10 +224,11 @@ def _usable(records: Iterable[Record | Bad], skipped: Skipped) -> Iterator[Recor
 def _cut_single(records: Iterator[Record], cut: float | None) -> Iterator[Record]:
     """A single record becomes two, of which the second has the last fraction `cut`. A pair stays whole."""
     first = list(islice(records, 2))
-    if cut is None or len(first) != 1 or (isinstance(first[0].fields, tuple) and len(first[0].fields) == 2):
+    if cut is None or len(first) != 1 or _is_pair(first[0]):
         yield from chain(first, records)
         return
     place, fields = first[0]
+    assert not isinstance(fields, Exchange)
     whole = fields if isinstance(fields, np.ndarray) else fields[0]
     middle = int(len(whole) * (1 - cut))
     for part in (whole[:middle], whole[middle:]):
@@ -236,7 +241,7 @@ def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
     size = 0
     for record in records:
         chunk.append(record)
-        size += len(record.fields) if isinstance(record.fields, np.ndarray) else sum(map(len, record.fields))
+        size += _size(record.fields)
         if size >= CHUNK:
             yield chunk
             chunk, size = [], 0
@@ -251,8 +256,11 @@ def _encoded(records: list[Record], tokenizer: Tokenizer, prefix: str, skipped: 
     arrays = iter(tokenizer.encode_many([text for first, *second in fields for text in (prefix + first, *second)]))
     begin, end = ([] if i is None else [np.array([i])] for i in (tokenizer.bos, tokenizer.eos))
     for record in records:
+        if isinstance(record.fields, Exchange):
+            yield from chat.encode(record.fields, tokenizer)
+            continue
         if isinstance(record.fields, np.ndarray):
-            _check_ids(record, tokenizer.size)
+            _check_ids(record.place, record.fields, tokenizer.size)
             yield [*begin, record.fields, *end]
             continue
         parts = [next(arrays) for _ in record.fields]
@@ -262,15 +270,13 @@ def _encoded(records: list[Record], tokenizer: Tokenizer, prefix: str, skipped: 
             skipped.add(Bad(record.place, "no token"))
 
 
-def _check_ids(record: Record, size: int) -> None:
-    for start in range(0, len(record.fields), BLOCK):
-        block = np.asarray(record.fields[start : start + BLOCK])
+def _check_ids(place: str, ids: np.ndarray, size: int) -> None:
+    for start in range(0, len(ids), BLOCK):
+        block = np.asarray(ids[start : start + BLOCK])
         wrong = np.flatnonzero((block < 0) | (block >= size))
         if len(wrong):
             value, index = block[wrong[0]], start + wrong[0]
-            raise InputError(
-                f"{record.place}: the integer {value} at index {index} is outside the vocabulary of {size} ids"
-            )
+            raise InputError(f"{place}: the integer {value} at index {index} is outside the vocabulary of {size} ids")
 
 
 def _append(file: BinaryIO, arrays: list[np.ndarray], dtype: type) -> None:
@@ -282,8 +288,22 @@ def _append(file: BinaryIO, arrays: list[np.ndarray], dtype: type) -> None:
             one[start : start + BLOCK].astype(dtype).tofile(file)
 
 
-def _integers(source: Source) -> InputError:
-    return InputError(f"a tokenizer cannot be made from {source.name!r}, which holds integers: use integers:SIZE")
+def _is_pair(record: Record) -> bool:
+    return isinstance(record.fields, Exchange) or (isinstance(record.fields, tuple) and len(record.fields) == 2)
+
+
+def _size(fields: tuple[str, ...] | Exchange | np.ndarray) -> int:
+    """Characters, or integers."""
+    if isinstance(fields, Exchange):
+        return fields.size
+    return len(fields) if isinstance(fields, np.ndarray) else sum(map(len, fields))
+
+
+def _without_text(source: Source) -> InputError:
+    what = (
+        "conversations: use that of a chat model" if source.name.startswith("chat:") else "integers: use integers:SIZE"
+    )
+    return InputError(f"a tokenizer cannot be made from {source.name!r}, which holds {what}")
 
 
 def _nothing(source: Source, skipped: Skipped) -> InputError:

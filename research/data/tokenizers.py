@@ -13,6 +13,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -56,6 +57,14 @@ class Tokenizer:
     def encode_many(self, texts: Sequence[str]) -> list[np.ndarray]:
         """An int32 array for each text, computed in parallel where the library can."""
         return self.coder.encode(texts)
+
+    def encode_marked(self, text: str) -> np.ndarray:
+        """As `encode`, but what spells a special token becomes it: for text that a chat template has made."""
+        by_name = {name: i for i, name in self.names.items()}
+        longest_first = sorted(by_name, key=len, reverse=True)
+        parts = re.split("(" + "|".join(map(re.escape, longest_first)) + ")", text) if by_name else [text]
+        ids = [[by_name[part]] if part in by_name else self.encode(part) for part in parts if part]
+        return np.array([i for part in ids for i in part], np.int32)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text; special tokens, and ids that no token has, are left out."""

@@ -34,13 +34,15 @@ def example(
 
     Args:
       objective: which; its `weight` is in the weights of the result.
-      parts: one array of tokens, int32 `[n]`; for TextToText two: input and output.
+      parts: one array of tokens, int32 `[n]`; two for pairs: input and output.
       key: integers; the same key gives the same example.
       vocabulary: special ids, as far as the objective needs them (see `require`).
       encoder_decoder: whether inputs go to a source side.
     """
     start = (vocabulary.bos or 0) if encoder_decoder else None
     match objective:
+        case config.Instruction() if len(parts) == 2:
+            shown = causal.answer(*parts)
         case config.Causal():
             shown = causal.example(parts[0])
         case config.Masked(mask_rate=rate, whole_words=whole_words):

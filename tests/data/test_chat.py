@@ -1,0 +1,137 @@
+"""Conversations become pairs of which only the answer counts."""
+
+import json
+
+import numpy as np
+import pytest
+import tokenizers as library
+
+from research import config, data, objectives
+from research.config import Data, Experiment, Instruction
+from research.data import chat, sources, tokenizers
+from research.data.coders import HuggingFace
+from research.data.sources import Bad
+from research.errors import InputError
+
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> tokenizers.Tokenizer:
+    """Bytes, with the marks of a chat model."""
+    pieces = {f"<0x{byte:02X}>": byte for byte in range(256)}
+    made = library.Tokenizer(library.models.BPE(pieces, [], byte_fallback=True))
+    made.decoder = library.decoders.Sequence([library.decoders.ByteFallback(), library.decoders.Fuse()])
+    made.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    names = {256: "<|im_start|>", 257: "<|im_end|>"}
+    return tokenizers.Tokenizer(HuggingFace(made.to_str()), names, eos=257, chat_template=TEMPLATE)
+
+
+def encoded(tokenizer, exchange: chat.Exchange) -> tuple[str, str]:
+    before, answer = (np.concatenate(part) for part in chat.encode(exchange, tokenizer))
+    return tokenizer.coder.decode(before.tolist()), tokenizer.coder.decode(answer.tolist())
+
+
+def said(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def test_every_answer_of_a_conversation_is_an_exchange(tokenizer):
+    messages = [said("user", "Hi"), said("assistant", "Hello"), said("user", "Bye"), said("assistant", "See you")]
+    first, second = chat.exchanges({"messages": messages})
+    assert encoded(tokenizer, first) == ("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", "Hello<|im_end|>\n")
+    before, answer = encoded(tokenizer, second)
+    assert before.endswith("Hello<|im_end|>\n<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n")
+    assert answer == "See you<|im_end|>\n"
+
+
+def test_prompt_and_completion_are_texts_or_messages(tokenizer):
+    (plain,) = chat.exchanges({"prompt": "2 + 2 =", "completion": " 4", "id": 3})
+    assert encoded(tokenizer, plain) == ("2 + 2 =", " 4<|im_end|>")
+    (templated,) = chat.exchanges({"prompt": [said("user", "Hi")], "completion": [said("assistant", "Hello")]})
+    assert encoded(tokenizer, templated)[1] == "Hello<|im_end|>\n"
+
+
+def test_marks_that_a_template_writes_are_single_tokens(tokenizer):
+    assert tokenizer.encode_marked("<|im_start|>é").tolist() == [256, *"é".encode()]
+    assert 256 not in tokenizer.encode("<|im_start|>")
+
+
+@pytest.mark.parametrize(
+    ("entry", "complaint"),
+    [
+        ({"text": "a"}, "neither messages nor"),
+        ({"messages": [said("user", "a")]}, "no assistant message"),
+        ({"messages": [{"role": "user"}, said("assistant", "a")]}, "without role or text"),
+        ({"prompt": "a", "completion": " "}, "an empty text"),
+    ],
+)
+def test_what_cannot_be_used_is_told(tmp_path, entry, complaint):
+    (tmp_path / "chat.jsonl").write_text(json.dumps(entry))
+    (bad,) = sources.records(f"chat:{tmp_path}/chat.jsonl")
+    assert isinstance(bad, Bad) and complaint in bad.kind
+
+
+def test_a_tokenizer_without_template_is_refused(tokenizer):
+    exchange = chat.Exchange((said("user", "a"),), "b")
+    with pytest.raises(InputError, match="no chat template"):
+        chat.encode(exchange, tokenizers.load("bytes"))
+
+
+def test_only_answers_count(tmp_path, tokenizer):
+    tokenizer.save(tmp_path / "tokenizer")
+    lines = [{"messages": [said("user", "abc"), said("assistant", f"answer {n}")]} for n in range(4)]
+    (tmp_path / "chat.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    corpus = data.open(
+        Experiment(
+            objectives=(Instruction(),),
+            data=Data(
+                source=f"chat:{tmp_path}/chat.jsonl",
+                held_out=0.25,
+                tokenizer=str(tmp_path / "tokenizer"),
+                length=96,
+                batch=2,
+                cache=str(tmp_path / "cache"),
+            ),
+        )
+    )
+    batch = corpus.batch(0)
+    for row in range(2):
+        for segment in np.unique(batch.segments[row][batch.segments[row] > 0]):
+            here = batch.segments[row] == segment
+            counted = batch.targets[row][here & (batch.weights[row] > 0)]
+            assert tokenizer.decode(counted).startswith("answer ") and counted[-2] == 257
+            np.testing.assert_array_equal(batch.levels[row][here], np.arange(here.sum()))  # seen from the left alone
+
+
+def test_a_long_prompt_loses_its_beginning(tmp_path, tokenizer):
+    tokenizer.save(tmp_path / "tokenizer")
+    line = {"prompt": "x" * 100 + "end", "completion": "answer"}
+    (tmp_path / "chat.jsonl").write_text("\n".join([json.dumps(line)] * 4))
+    corpus = data.open(
+        Experiment(
+            objectives=(Instruction(),),
+            data=Data(
+                source=f"chat:{tmp_path}/chat.jsonl",
+                tokenizer=str(tmp_path / "tokenizer"),
+                length=24,
+                batch=1,
+                cache=str(tmp_path / "cache"),
+            ),
+        )
+    )
+    batch = corpus.batch(0)
+    assert tokenizer.decode(batch.tokens[0]).endswith("endanswer")
+
+
+def test_a_document_of_one_part_is_read_as_by_a_causal_model():
+    piece = np.arange(5, dtype=np.int32)
+    vocabulary = objectives.Vocabulary(8)
+    got, wanted = (
+        objectives.example(objective, (piece,), (0,), vocabulary, encoder_decoder=False)
+        for objective in (Instruction(), config.Causal())
+    )
+    np.testing.assert_array_equal(got.weights, wanted.weights)
