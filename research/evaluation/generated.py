@@ -106,11 +106,12 @@ def reversal(count: int) -> list[dict[str, Any]]:
 
 
 def copying(length: int, count: int) -> list[dict[str, Any]]:
-    """`shown`: random words, then the same again but for the last, which is to be found among those shown."""
+    """`shown`: random words of one length, then the same again but for the last, which is to be found among them."""
     draw = Draw("copying", length)
     records = []
     for _ in range(count):
-        words = draw.sample(WORDS, length)
+        letters = len(draw.one(WORDS))
+        words = draw.sample([word for word in WORDS if len(word) == letters], length)
         shown = " ".join(words + words[:-1])
         records.append({"shown": shown, **draw.options(words[-1], partial(draw.one, words))})
     return records
