@@ -2,6 +2,7 @@
 never asked twice, and an evaluation that was killed goes on where it stopped."""
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -33,16 +34,16 @@ class Cache:
 
     def __init__(self, path: Path) -> None:
         """Reads what is there. A last line that is not whole was being written when the process was killed."""
+        self._path = path
         self._answers: dict[str, Answer] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
         content = path.read_bytes() if path.exists() else b""
         whole = content[: content.rfind(b"\n") + 1]
         for line in whole.splitlines():
             entry = json.loads(line)
             key = entry.pop("key")
             self._answers[key] = _answer(entry)
-        self._file = path.open("ab")
-        self._file.truncate(len(whole))
+        if len(whole) < len(content):
+            os.truncate(path, len(whole))
 
     def get(self, request: Scorable | Generation, extra: Any = None) -> Answer | None:
         """The answer, if there is one. `extra` is what else was asked (forbidden tokens)."""
@@ -50,11 +51,11 @@ class Cache:
 
     def put(self, answers: Iterable[tuple[Scorable | Generation, Answer]], extra: Any = None) -> None:
         """Keeps answers, on disk before it returns."""
-        for request, answer in answers:
-            key = _key(request, extra)
-            self._answers[key] = answer
-            self._file.write(json.dumps({"key": key, **_entry(answer)}).encode() + b"\n")
-        self._file.flush()
+        new = {_key(request, extra): answer for request, answer in answers}
+        self._answers |= new
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a") as file:
+            file.writelines(json.dumps({"key": key, **_entry(answer)}) + "\n" for key, answer in new.items())
 
 
 def _key(request: Scorable | Generation, extra: Any) -> str:

@@ -1,0 +1,202 @@
+"""A checkpoint on a task: nothing is asked twice, nothing that a model cannot do becomes a number, and every score
+stands beside what needs no model."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from research import config, lm
+from research.evaluation import report, scoring, suite, tasks
+from research.evaluation.cache import Cache
+from research.evaluation.requests import Continuation, Score
+from research.evaluation.suite import Subject
+from research.evaluation.tasks import Questions
+from tests.evaluation.shared import TOKENIZER, model
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> lm.LanguageModel:
+    tiny = model(max_positions=192)
+    return lm.LanguageModel(tiny.config, tiny.params, TOKENIZER, (config.Causal(), config.Masked()))
+
+
+def subject(checkpoint, folder, number: int = 0) -> Subject:
+    return suite.subjects("tiny", checkpoint, folder)[number]
+
+
+@pytest.fixture(scope="module")
+def copying():
+    return tasks.open(tasks.load("copying"), [], limit=12)
+
+
+def written(folder: Path, **fields) -> Questions:
+    """A task of these fields, whose files are in the folder."""
+    path = folder / "task.yaml"
+    path.write_text(json.dumps({"name": "test", "about": "a test", "licence": "none", **fields}))
+    return tasks.open(tasks.load(str(path)), [folder])
+
+
+def counted(monkeypatch) -> list[int]:
+    """How many requests reach the model, call by call."""
+    calls: list[int] = []
+    original = scoring.score
+
+    def score(model, manner, requests, *others):
+        calls.append(len(requests))
+        return original(model, manner, requests, *others)
+
+    monkeypatch.setattr(scoring, "score", score)
+    return calls
+
+
+def test_answers_are_kept_and_asked_once(checkpoint, copying, tmp_path, monkeypatch):
+    calls = counted(monkeypatch)
+    first = suite.answer(subject(checkpoint, tmp_path), copying)
+    again = suite.answer(subject(checkpoint, tmp_path), copying)
+    assert calls == [48, 0]
+    for one, other in zip(first, again, strict=True):
+        for a, b in zip(one.scores, other.scores, strict=True):
+            assert np.array_equal(a.log_probabilities, b.log_probabilities) and a.greedy == b.greedy
+    assert suite.measure(subject(checkpoint, tmp_path), copying, first, {}) == suite.measure(
+        subject(checkpoint, tmp_path), copying, again, {}
+    )
+
+
+def test_another_checkpoint_or_manner_has_its_own_answers(checkpoint, copying, tmp_path, monkeypatch):
+    calls = counted(monkeypatch)
+    suite.answer(subject(checkpoint, tmp_path), copying)
+    suite.answer(suite.untrained(subject(checkpoint, tmp_path), tmp_path), copying)
+    suite.answer(subject(checkpoint, tmp_path, 1), replace(copying, items=copying.items[:1]))
+    assert calls == [48, 48, 4]
+
+
+def test_a_killed_evaluation_goes_on(checkpoint, copying, tmp_path, monkeypatch):
+    whole = suite.answer(subject(checkpoint, tmp_path / "whole"), copying)
+    suite.answer(subject(checkpoint, tmp_path / "killed"), copying)
+    (path,) = (tmp_path / "killed").glob("*.jsonl")
+    content = path.read_bytes()
+    cut = content.index(b"\n", len(content) // 2) + 20  # in the middle of a line
+    path.write_bytes(content[:cut])
+    known = content[:cut].count(b"\n")
+    calls = counted(monkeypatch)
+    resumed = suite.answer(subject(checkpoint, tmp_path / "killed"), copying)
+    assert calls == [48 - known] and known > 20
+    for one, other in zip(whole, resumed, strict=True):
+        for a, b in zip(one.scores, other.scores, strict=True):
+            np.testing.assert_allclose(a.log_probabilities, b.log_probabilities, rtol=1e-4, atol=1e-4)
+    assert path.read_bytes().count(b"\n") == 48
+
+
+def test_scores_come_back_from_disk_as_they_were(tmp_path):
+    values = np.random.default_rng(0).normal(-3, 2, 50).astype(np.float32)
+    score = Score("exact", values, True, 7, 2, greedy_allowed=True)
+    Cache(tmp_path / "a.jsonl").put([(Continuation("a", "b"), score)])  # which is on disk when it returns
+    found = Cache(tmp_path / "a.jsonl").get(Continuation("a", "b"))
+    assert np.array_equal(found.log_probabilities, values)
+    assert (found.kind, found.greedy, found.bytes, found.truncated, found.greedy_allowed) == ("exact", True, 7, 2, True)
+    assert Cache(tmp_path / "a.jsonl").get(Continuation("a", "c")) is None
+
+
+def test_what_a_model_cannot_do_is_not_applicable(checkpoint, tmp_path):
+    infill = tasks.open(tasks.load("docs_infill"), [], limit=2)
+    assert suite.answer(subject(checkpoint, tmp_path, 0), infill) is None
+    assert suite.answer(subject(checkpoint, tmp_path, 1), infill) is not None
+
+
+def test_a_uniform_model_takes_its_bits_exactly(checkpoint, tmp_path):
+    params = jax.tree.map(np.zeros_like, checkpoint.params)
+    uniform = replace(checkpoint, params=params)
+    (tmp_path / "text.txt").write_text("A text of some length, with ümläuts. " * 8)
+    pieces = {"each": "range(0, text | length, 60)", "fields": {"text": "text[each:each + 60]"}}
+    source = {"file": "text.txt", "format": "text", **pieces}
+    questions = written(tmp_path, kind="text", sources=[source], metrics=["bits_per_byte"])
+    asked = subject(uniform, tmp_path / "answers")
+    result = suite.measure(asked, questions, suite.answer(asked, questions), {})
+    np.testing.assert_allclose(result.measured[0].estimate, math.log2(checkpoint.config.vocabulary), rtol=1e-6)
+    assert result.measured[0].baselines["uniform bytes"] == pytest.approx(8, rel=1e-12)
+
+
+def test_every_score_stands_beside_its_baselines(checkpoint, copying, tmp_path):
+    asked = subject(checkpoint, tmp_path)
+    outcomes = suite.answer(asked, copying)
+    null = suite.answer(suite.untrained(asked, tmp_path), copying)
+    result = suite.measure(asked, copying, outcomes, {"untrained model": null})
+    accuracy = result.measured[0]
+    assert accuracy.metric == "accuracy" and accuracy.baselines["chance"] == 0.25
+    assert set(accuracy.baselines) == {
+        "chance",
+        "majority",
+        "shortest answer",
+        "longest answer",
+        "untrained model",
+        "uniform bytes",
+    }
+    assert accuracy.normalised == pytest.approx((accuracy.estimate.value - 0.25) / 0.75)
+    assert accuracy.verdict == "not distinguishable from chance"  # random parameters and twelve items
+    assert result.kind == "exact" and result.items == 12 and result.truncated == 0
+    json.dumps(result.to_json())
+
+
+def test_truncated_contexts_are_counted(checkpoint, copying, tmp_path):
+    short = suite.subjects("tiny", checkpoint, tmp_path, length=40)[0]
+    result = suite.measure(short, copying, suite.answer(short, copying), {})
+    assert result.truncated == 12
+
+
+def test_generations_are_compared_with_references(checkpoint, tmp_path):
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps({"q": f"{n}+{n}=", "a": str(2 * n)}) + "\n" for n in range(3)))
+    questions = written(
+        tmp_path,
+        kind="generate",
+        sources=[{"file": "r.jsonl"}],
+        context="{{ q }}",
+        continuation="{{ answer }}",
+        references="a",
+        tokens=4,
+        metrics=["exact_match", "edit_distance"],
+    )
+    asked = subject(checkpoint, tmp_path / "answers")
+    outcomes = suite.answer(asked, questions)
+    again = suite.answer(subject(checkpoint, tmp_path / "answers"), questions)
+    assert [o.output for o in outcomes] == [o.output for o in again] and len(outcomes) == 3
+    result = suite.measure(asked, questions, outcomes, {})
+    assert result.measured[0].baselines == {"most frequent answer": pytest.approx(1 / 3)}
+    assert (
+        suite.answer(subject(checkpoint, tmp_path / "answers", 1), questions) is None
+    )  # a masked model does not write
+
+
+def test_kinds_of_scores_are_in_tables_of_their_own(checkpoint, copying, tmp_path):
+    few = replace(copying, items=copying.items[:2])
+    results = []
+    for number in (0, 1):
+        asked = subject(checkpoint, tmp_path, number)
+        results.append(suite.measure(asked, few, suite.answer(asked, few), {}))
+    infill = tasks.open(tasks.load("docs_infill"), [], limit=1)
+    results.append(suite.not_applicable(subject(checkpoint, tmp_path), infill, "the model was not trained to do this"))
+    console = Console(width=160)
+    with console.capture() as capture:
+        console.print(report.tables(results))
+    text = capture.get()
+    exact, pseudo = text.split("tiny, asked as masked: pseudo scores")
+    assert "tiny, asked as causal: exact scores" in exact and "n/a" in exact and "docs_infill" not in pseudo
+
+
+def test_results_are_merged_and_rows_can_be_read(checkpoint, copying, tmp_path):
+    asked = subject(checkpoint, tmp_path / "answers")
+    outcomes = suite.answer(asked, copying)
+    result = suite.measure(asked, copying, outcomes, {})
+    report.write(tmp_path, [result])
+    report.write(tmp_path, [replace(result, task="other")])
+    path = report.write(tmp_path, [replace(result, truncated=5)])
+    assert [(r["task"], r["truncated"]) for r in json.loads(path.read_text())] == [("other", 0), ("copying", 5)]
+    report.write_rows(tmp_path / "rows.jsonl", outcomes)
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    right = [max(row["options"], key=lambda o: o["log_probability"]) is row["options"][row["gold"]] for row in rows]
+    assert np.mean(right) == result.measured[0].estimate.value
