@@ -250,11 +250,14 @@ class Probes:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Held-out loss during and after training."""
+    """Held-out loss and tasks, during and after training."""
 
     every: int = 500  # steps between evaluations; 0: only at the end
     batches: int = 16  # batches of an evaluation during training; the one at the end reads all held-out data
     final_batches: int | None = None  # bound on the evaluation at the end; None: all held-out data
+    tasks: tuple[str, ...] = ()  # shipped tasks (copying, arc_easy, …) or YAML files, asked with every evaluation
+    data: tuple[str, ...] = ()  # folders with the files of those tasks
+    limit: int | None = 200  # the first so many questions of each task; None: all
     samples: bool = True  # write a sample for each objective at the end
     probes: Probes = field(default_factory=Probes)  # what a fine-tuned model is asked before, during and after
 

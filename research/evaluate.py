@@ -3,16 +3,16 @@
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import jax
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from research import command_line, lm, runtime
 from research.errors import InputError
-from research.evaluation import report, sources, suite, tasks
+from research.evaluation import comparing, report, sources, suite, tasks
+from research.evaluation.comparing import Comparison
 from research.evaluation.requests import Outcome
 from research.evaluation.suite import Result, Subject
 from research.evaluation.tasks import Questions
@@ -40,7 +40,9 @@ class Options:
     data: tuple[Path, ...] = ()  # folders with the files of tasks
     shots: int | None = None  # worked examples before each question; not given: as many as the task says
     limit: int | None = None  # the first so many questions of each task
-    manner: str | None = None  # ask as this objective; not given: in every manner that the model was trained in
+    manner: str | None = (
+        None  # ask as the objective of this name; not given: as each kind that the model was trained on
+    )
     length: int | None = None  # places that a request may take; not given: as many as the model has positions
     untrained: bool = True  # also ask the model as it was before training, as a baseline
     out: Path | None = None  # for results, rows and answers; not given: `evaluation` in the run folder, or else here
@@ -59,9 +61,10 @@ def main(arguments: list[str]) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=150)
     chosen = questions(options, console)
     runtime.start()
-    out = options.out or (Path(names[0]) if checkpoint.steps(Path(names[0])) else Path()) / "evaluation"
+    run = Path(lm.run_folder(names[0])[0])
+    out = options.out or (run if options.watch or checkpoint.steps(run) else Path()) / "evaluation"
     if options.watch:
-        watch(Path(names[0]), chosen, options, out, console)
+        watch(run, chosen, options, out, console)
     else:
         evaluate(names, chosen, options, out, console)
 
@@ -88,48 +91,54 @@ def questions(options: Options, console: Console) -> list[Questions]:
 def evaluate(
     names: Sequence[str], chosen: Sequence[Questions], options: Options, out: Path, console: Console
 ) -> list[Result]:
-    """Asks every checkpoint every question, prints tables, and writes `results.json`, the rows and the answers."""
+    """Asks every checkpoint every question, prints tables, and writes results, comparisons, rows and answers."""
     results: list[Result] = []
-    firsts: dict[tuple[str, str], tuple[str, list[Outcome]]] = {}
-    comparisons = []
-    for name in names:
-        for subject in subjects(name, options, out):
+    found: list[Comparison] = []
+    answered: list[tuple[Result, list[Outcome]]] = []
+    for name, title in zip(names, titles(names), strict=True):
+        model = lm.load(name)
+        for subject in suite.subjects(title, model, out / "answers", options.manner, options.length):
             null = suite.untrained(subject, out / "answers") if options.untrained else None
             for one in chosen:
                 result, outcomes = ask(subject, null, one, console)
                 results.append(result)
-                if outcomes is None:
-                    continue
-                report.write_rows(out / subject.name / result.manner / f"{result.task}.jsonl", outcomes)
-                first, theirs = firsts.setdefault((result.task, result.manner), (subject.name, outcomes))
-                if first != subject.name:
-                    comparisons.append(report.comparison(one, first, subject.name, theirs, outcomes))
-            report.write(out, results)
-    console.print(report.tables(results), *comparisons)
-    console.print(f"{out / 'results.json'}, and a row for each item below {out}")
+                if outcomes is not None:
+                    report.write_rows(out, result, outcomes)
+                    found += against(answered, result, outcomes)
+                    answered.append((result, outcomes))
+            report.write(out, results, found)
+    console.print(report.tables(results), report.comparisons(found))
+    console.print(f"{out} has results.json, and a row for each item below {out / 'rows'}")
     return results
 
 
-def subjects(name: str, options: Options, out: Path) -> list[Subject]:
-    """A checkpoint, in the manner that was asked for, or in every one.
+def titles(names: Sequence[str]) -> list[str]:
+    """What each checkpoint is called: the last part of its path if that is enough, and the step of a run."""
+    found = []
+    for name in names:
+        path, step = lm.run_folder(name)
+        steps = checkpoint.steps(Path(path))
+        alike = [other for other in names if Path(lm.run_folder(other)[0]).name == Path(path).name]
+        short = Path(path).name if len({lm.run_folder(other)[0] for other in alike}) == 1 else path.strip("/")
+        found.append(short.replace("/", "-") + (f"@{step or steps[-1]}" if steps else ""))
+    return found
 
-    Raises:
-      InputError: if it cannot be read, or was not trained in that manner.
-    """
-    path, _, step = name.partition("@")
-    steps = checkpoint.steps(Path(path))
-    if step and step not in map(str, steps):
-        raise InputError(f"{name}: {path} has the checkpoints {', '.join(map(str, steps)) or 'of no run'}")
-    shown = f"{Path(path).name}@{step or steps[-1]}" if steps else Path(path).name
-    model = lm.load(path)
-    if step and int(step) != steps[-1]:
-        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), model.params)
-        model = replace(model, params=checkpoint.restore_params(Path(path), like, int(step)))
-    found = suite.subjects(shown, model, out / "answers", options.length)
-    manners = {subject.manner.objective.name: subject for subject in found}
-    if options.manner is not None and options.manner not in manners:
-        raise InputError(f"--manner {options.manner}: {name} can be asked as {', '.join(manners)}")
-    return found if options.manner is None else [manners[options.manner]]
+
+def against(
+    answered: Sequence[tuple[Result, list[Outcome]]], result: Result, outcomes: Sequence[Outcome]
+) -> tuple[Comparison, ...]:
+    """The result compared with the first checkpoint's, asked in the same manner if it was, else by the same kind of
+    score."""
+    first = [
+        (one, theirs)
+        for one, theirs in answered
+        if one.checkpoint == answered[0][0].checkpoint != result.checkpoint
+        and (one.task, one.kind) == (result.task, result.kind)
+    ]
+    if not first:
+        return ()
+    one, theirs = next((pair for pair in first if pair[0].manner == result.manner), first[0])
+    return comparing.compare(one, result, theirs, outcomes)
 
 
 def ask(
@@ -138,35 +147,36 @@ def ask(
     """One checkpoint on one task, with a progress bar."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
-        row = bar.add_task(one.task.name, total=1.0)
+        rows: dict[str, TaskID] = {}
 
         def progress(share: float, of: str) -> None:
-            bar.update(row, completed=share, description=of)
+            if of not in rows:
+                rows[of] = bar.add_task(of, total=1.0)
+            bar.update(rows[of], completed=share)
 
-        try:
-            outcomes = suite.answer(subject, one, progress)
-        except InputError as error:
-            return suite.not_applicable(subject, one, str(error)), None
-        if outcomes is None:
-            return suite.not_applicable(subject, one, "the model was not trained to do this"), None
-        bar.reset(row)
-        null_outcomes = suite.answer(null, one, progress) if null is not None and one.task.kind != "generate" else None
-    others = {} if null_outcomes is None else {"untrained model": null_outcomes}
-    return suite.measure(subject, one, outcomes, others), outcomes
+        before = None if null is None else lambda: suite.answer(null, one, progress)
+        return suite.ask(subject, one, before, progress)
 
 
 def watch(run: Path, chosen: Sequence[Questions], options: Options, out: Path, console: Console) -> None:
-    """Evaluates each new checkpoint of a run, the oldest first, until the run has its result."""
+    """Evaluates each new checkpoint of a run, the oldest first, until the run has its result. The run deletes old ones
+    by itself: what is gone before its turn is named, and left out."""
     seen: set[int] = set()
     while True:
         complete = (run / "result.json").exists()
-        for step in checkpoint.steps(run):
-            if step not in seen:
+        new = [step for step in checkpoint.steps(run) if step not in seen]
+        for step in new:
+            try:
                 evaluate([f"{run}@{step}"], chosen, options, out, console)
-                seen.add(step)
-        if complete:
+            except InputError:
+                if step in checkpoint.steps(run):
+                    raise
+                console.print(f"{run}: the checkpoint of step {step:,} was deleted before it was evaluated")
+            seen.add(step)
+        if complete and not new:
             return
-        time.sleep(options.every)
+        if not new:
+            time.sleep(options.every)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ What a model can do follows from the objectives that it was trained with. Where 
 one does, unless another is named.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -307,18 +308,19 @@ class LanguageModel:
 
 
 def load(path: str) -> LanguageModel:
-    """Loads a run folder, a Hugging Face folder or hub name, or a GGUF file.
+    """Loads a run folder (RUN@STEP: a step that is not the last), a Hugging Face folder or hub name, or a GGUF file.
 
     Raises:
       InputError: if it is none of these, is damaged, or has a feature that the stack does not have.
     """
+    path, step = run_folder(path)
     folder = Path(path).expanduser()
     if (folder / "experiment.json").exists():
         experiment = config.load(folder / "experiment.json")
         here = SingleDeviceSharding(jax.devices()[0])
         shapes = jax.eval_shape(partial(models.init, experiment.model), jax.random.key(0))
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
-        params = checkpoint.restore_params(folder, like)
+        params = checkpoint.restore_params(folder, like, step)
         return LanguageModel(
             experiment.model, params, tokenizers.load(str(folder / "tokenizer")), experiment.objectives
         )
@@ -326,6 +328,12 @@ def load(path: str) -> LanguageModel:
         raise InputError(f"{folder} has checkpoints but no experiment.json: it is not a whole run folder")
     model, params, tokenizer = interop.load(path)
     return LanguageModel(model, params, tokenizer, trained_with(model, tokenizer))
+
+
+def run_folder(path: str) -> tuple[str, int | None]:
+    """The folder and the step of RUN@STEP; any other path as it is, and None."""
+    named = re.fullmatch(r"(.+)@(\d+)", path)
+    return (named[1], int(named[2])) if named else (path, None)
 
 
 def trained_with(model: Model, tokenizer: Tokenizer) -> tuple[Objective, ...]:

@@ -11,9 +11,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from research import command_line, config, data, models, probes, runtime, samples, validation
+from research import command_line, config, data, models, probes, runtime, samples, task_scores, validation
 from research.config import Experiment
 from research.data import Corpus
+from research.evaluation import report
+from research.evaluation.suite import Result
 from research.lm import LanguageModel
 from research.models import Params
 from research.objectives import Batch
@@ -49,6 +51,7 @@ def train(experiment: Experiment, folder: Path, console: Console) -> dict[str, A
     if source is not None:
         experiment = replace(experiment, model=source.adapted(experiment.model))
     validation.validate(experiment)
+    questions = task_scores.open(experiment.evaluation)
     corpus = data.open(experiment, None if source is None else source.tokenizer)
     console.print(corpus.facts, highlight=False)
     longest = max(experiment.data.length, experiment.data.source_length or 0)
@@ -64,16 +67,26 @@ def train(experiment: Experiment, folder: Path, console: Console) -> dict[str, A
             probed[step] = probes.probe(_language_model(experiment, params, corpus), experiment.evaluation.probes)
 
     probe(int(run.step), run.params)
+    asked = task_scores.begin(questions, _language_model(experiment, run.params, corpus), programs.layout)
     with (
         checkpoint.manager(folder, experiment.checkpoint) as checkpoints,
         Log(folder, experiment.logging, int(run.step), experiment.schedule.steps, console) as log,
     ):
         log.print(f"{folder}: {models.size(run.params):,} parameters, from step {int(run.step):,}")
-        run = loop.take_steps(experiment, corpus, programs, run, checkpoints, log, probe)
+
+        def ask(step: int, params: Params) -> list[Result]:
+            probe(step, params)
+            model = _language_model(experiment, params, corpus)
+            results = task_scores.ask(asked, model, programs.layout, step, folder)
+            if results:
+                log.record({"kind": "tasks", "step": step, "scores": task_scores.scores(results)})
+            return results
+
+        run = loop.take_steps(experiment, corpus, programs, run, checkpoints, log, ask)
         log.print("evaluating on the held-out data …")
         losses = loop.held_out(experiment, corpus, programs, run.params, experiment.evaluation.final_batches)
         log.record({"kind": "held_out", "step": int(run.step), "losses": losses})
-        probe(int(run.step), run.params)
+        results = ask(int(run.step), run.params)
 
     result: dict[str, Any] = {
         "objectives": {name: {"loss": loss, **_baselines(experiment, corpus, name)} for name, loss in losses.items()},
@@ -86,6 +99,8 @@ def train(experiment: Experiment, folder: Path, console: Console) -> dict[str, A
         result["probes"] = probes.result(experiment.evaluation.probes, probed)
     run_folder.write_result(folder, result)
     console.print(_table(result))
+    if results:
+        console.print(report.tables(results))
     if probed:
         console.print(probes.show(result["probes"]))
     if experiment.evaluation.samples:

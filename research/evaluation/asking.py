@@ -6,7 +6,7 @@ to be scored. Which examples depends on the objective:
   causal            context and text in one row
   prefix            the context is input, seen from both sides; the text is output
   span corruption   the text is the span behind a sentinel, which stands where the text belongs
-  text to text      the context is input, the text is output
+  text to text      the context is input, the text, without the space before it, is output
   masked            one example for every token, in which it is hidden, with the later tokens of its word (Kauf and
                     Ivanova 2023: otherwise the rest of a word gives its beginning away); a pseudo score
 
@@ -15,9 +15,9 @@ as the text's; what does not fit is cut off the context from the left; long text
 which the last has full context.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -25,11 +25,23 @@ from research import config
 from research.config import Objective
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
-from research.evaluation.requests import Continuation, Infill, Kind, Rolling, Scorable
+from research.evaluation.generation import Prompt
+from research.evaluation.requests import Continuation, Generation, Infill, Kind, Rolling, Scorable
 from research.objectives import Example, join, with_mode
 
 PREFERENCE = (config.Causal, config.Prefix, config.TextToText, config.SpanCorruption, config.Masked)
 Tokens = np.ndarray
+
+
+class Trained(Protocol):
+    """What must be known of a language model in order to ask it."""
+
+    @property
+    def config(self) -> config.Model: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def objectives(self) -> Sequence[Objective]: ...
 
 
 class Asked(NamedTuple):
@@ -53,7 +65,7 @@ class Manner:
     def kind(self) -> Kind:
         return "pseudo" if isinstance(self.objective, config.Masked) else "exact"
 
-    def can(self, request: Scorable) -> bool:
+    def can(self, request: Scorable | Generation) -> bool:
         """Whether a model with this objective has an answer at all."""
         spans = isinstance(self.objective, config.Masked | config.SpanCorruption)
         match request:
@@ -62,8 +74,9 @@ class Manner:
             case Infill():
                 return spans
             case Rolling():
-                alone = config.Causal | config.Masked | config.Prefix
-                return isinstance(self.objective, alone)
+                return isinstance(self.objective, config.Causal | config.Masked | config.Prefix)
+            case Generation():
+                return isinstance(self.objective, config.Causal | config.Prefix | config.TextToText)
 
     @property
     def start(self) -> int | None:
@@ -84,10 +97,27 @@ class Manner:
         return [] if self.objective.mode is None else [self.tokenizer.modes[self.objective.mode]]
 
 
-def manners(objectives: Iterable[Objective]) -> list[Objective]:
-    """One objective of each kind that a model was trained on, the one whose scores are preferred first."""
-    firsts = {type(objective): objective for objective in reversed(list(objectives))}
-    return [firsts[kind] for kind in PREFERENCE if kind in firsts]
+def manners(model: Trained, name: str | None = None, length: int | None = None) -> list[Manner]:
+    """How a model can be asked, the preferred manner first.
+
+    Args:
+      model: its objectives decide.
+      name: of the objective as which it is asked; None: the first one of each kind that it was trained on.
+      length: places that a request may take; None: as many as the model has positions.
+
+    Raises:
+      InputError: if it has no such objective, or not so many positions.
+    """
+    positions = model.config.max_positions - model.config.position_offset
+    if length is not None and length > positions and model.config.positions == "learned":
+        raise InputError(f"length {length}: the model has {positions} positions")
+    kinds = [[one for one in model.objectives if isinstance(one, kind)] for kind in PREFERENCE]
+    chosen = [ones[0] for ones in kinds if ones] if name is None else [o for o in model.objectives if o.name == name]
+    if not chosen:
+        known = ", ".join(objective.name for objective in model.objectives)
+        raise InputError(f"the model was not trained with {name!r}, so it is not asked so; it was with {known}")
+    places = length or positions
+    return [Manner(one, model.tokenizer, places, places if model.config.encoder_depth else None) for one in chosen]
 
 
 def ask(manner: Manner, requests: Sequence[Scorable]) -> list[Asked | None]:
@@ -96,17 +126,38 @@ def ask(manner: Manner, requests: Sequence[Scorable]) -> list[Asked | None]:
     Raises:
       InputError: if the text of a request (not its context) is longer than the model, or cannot be encoded.
     """
-    texts = dict.fromkeys(text for request in requests for text in _texts(request))
+    texts = dict.fromkeys(text for request in requests for text in _texts(manner, request))
     ids = dict(zip(texts, manner.tokenizer.encode_many(list(texts)), strict=True))
     return [_ask(manner, request, ids) if manner.can(request) else None for request in requests]
 
 
-def _texts(request: Scorable) -> tuple[str, ...]:
-    """What must be encoded for a request: its beginnings, up to each border."""
+def begin(manner: Manner, request: Generation) -> tuple[Prompt, int]:
+    """What a model reads before it writes, and how many tokens of the context were cut off from the left.
+
+    Raises:
+      InputError: if the new tokens alone are longer than the model.
+    """
+    assert manner.can(request)
+    if isinstance(manner.objective, config.TextToText):
+        context = np.array(manner.tokenizer.encode(manner.objective.prefix + request.context), np.int32)
+        given, before = _tokens(manner.bos, context, manner.eos), context[:0]
+    else:
+        before = np.array(manner.tokenizer.encode(request.context), np.int32)
+        given = _tokens(manner.bos, before) if len(before) else _tokens(manner.bos or manner.eos)
+    cut = max(0, len(given) - _room(manner, request.sampling.tokens))
+    shown = _output(manner, given[cut:], given[:0], np.zeros(1, np.int32))
+    source = None if shown.source is None else shown.source.tolist()
+    return Prompt(shown.tokens.tolist(), int((shown.levels == 0).sum()), source, before.tolist()), cut
+
+
+def _texts(manner: Manner, request: Scorable) -> tuple[str, ...]:
+    """What must be encoded for a request: its beginnings, up to each border; of a pair, input and output."""
     match request:
+        case Continuation(context, text) if isinstance(manner.objective, config.TextToText):
+            return manner.objective.prefix + context.rstrip(), text.lstrip()
         case Continuation(context, text):
             bare = context.rstrip()
-            return bare, context + text, context[len(bare) :] + text
+            return bare, context + text
         case Infill(left, right, text):
             bare = left.rstrip()
             return bare, left + text, left + text + right
@@ -115,13 +166,12 @@ def _texts(request: Scorable) -> tuple[str, ...]:
 
 
 def _ask(manner: Manner, request: Scorable, ids: dict[str, Tokens]) -> Asked:
-    parts = [ids[text] for text in _texts(request)]
+    parts = [ids[text] for text in _texts(manner, request)]
     match request:
+        case Continuation() if isinstance(manner.objective, config.TextToText):
+            return _between(manner, parts[0], parts[1], parts[0][:0])
         case Continuation():
-            context, text = parts[0], parts[1][len(parts[0]) :]
-            if isinstance(manner.objective, config.TextToText):
-                text = parts[2]  # the output is a text of its own
-            return _between(manner, context, text, parts[0][:0])
+            return _between(manner, parts[0], parts[1][len(parts[0]) :], parts[0][:0])
         case Infill():
             left, text, right = parts[0], parts[1][len(parts[0]) :], parts[2][len(parts[1]) :]
             return _between(manner, left, text, right)
@@ -137,9 +187,8 @@ def _between(manner: Manner, left: Tokens, text: Tokens, right: Tokens) -> Asked
         case config.Causal() | config.Prefix():
             given = _tokens(manner.bos, left) if len(left) else _tokens(manner.bos or manner.eos)
             return _continued(manner, given, text) if len(given) else _from_nothing(manner, text)
-        case config.TextToText(prefix=prefix):
-            given = _tokens(manner.bos, manner.tokenizer.encode(prefix), left, manner.eos)
-            return _continued(manner, given, text)
+        case config.TextToText():
+            return _continued(manner, _tokens(manner.bos, left, manner.eos), text)
         case config.SpanCorruption():
             sentinel = manner.tokenizer.sentinels[:1]
             left, right, cut = _fit(manner, left, right, _room(manner, 1 + len(text)) - 1 - len(manner.eos))

@@ -23,7 +23,7 @@ def fingerprint(model: Model, manner: Manner) -> str:
     hashed = xxhash.xxh3_128()
     for path, leaf in jax.tree_util.tree_leaves_with_path(model.params):
         hashed.update(jax.tree_util.keystr(path).encode())
-        hashed.update(np.ascontiguousarray(leaf).data)
+        hashed.update(np.asarray(leaf).tobytes())
     asked = (model.config, manner.tokenizer.digest, manner.objective, manner.length, manner.source_length)
     hashed.update(repr(asked).encode())
     return hashed.hexdigest()
@@ -32,17 +32,18 @@ def fingerprint(model: Model, manner: Manner) -> str:
 class Cache:
     """The answers of one checkpoint, asked in one manner."""
 
-    def __init__(self, path: Path) -> None:
-        """Reads what is there. A last line that is not whole was being written when the process was killed."""
+    def __init__(self, path: Path | None) -> None:
+        """Reads what is there; without a path, answers are kept in memory alone. A last line that is not whole was
+        being written when the process was killed."""
         self._path = path
         self._answers: dict[str, Answer] = {}
-        content = path.read_bytes() if path.exists() else b""
+        content = path.read_bytes() if path and path.exists() else b""
         whole = content[: content.rfind(b"\n") + 1]
         for line in whole.splitlines():
             entry = json.loads(line)
             key = entry.pop("key")
             self._answers[key] = _answer(entry)
-        if len(whole) < len(content):
+        if path and len(whole) < len(content):
             os.truncate(path, len(whole))
 
     def get(self, request: Scorable | Generation, extra: Any = None) -> Answer | None:
@@ -53,9 +54,10 @@ class Cache:
         """Keeps answers, on disk before it returns."""
         new = {_key(request, extra): answer for request, answer in answers}
         self._answers |= new
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a") as file:
-            file.writelines(json.dumps({"key": key, **_entry(answer)}) + "\n" for key, answer in new.items())
+        if self._path:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a") as file:
+                file.writelines(json.dumps({"key": key, **_entry(answer)}) + "\n" for key, answer in new.items())
 
 
 def _key(request: Scorable | Generation, extra: Any) -> str:

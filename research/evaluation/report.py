@@ -8,10 +8,12 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from research.evaluation import metrics, statistics
-from research.evaluation.requests import Outcome
+from research.evaluation.comparing import Comparison
+from research.evaluation.requests import Outcome, Score
 from research.evaluation.suite import Measured, Result
-from research.evaluation.tasks import Questions
+
+RESULT = ("checkpoint", "task", "manner", "shots", "items")  # what makes a result the same one again
+COMPARISON = ("first", "other", "task", "metric", "shots", "items")
 
 
 def tables(results: Sequence[Result]) -> RenderableType:
@@ -30,9 +32,8 @@ def _table(checkpoint: str, manner: str, kind: str, results: Sequence[Result]) -
     table.add_column("best baseline")
     table.add_column("verdict")
     for result in results:
-        task = f"{result.task}, {result.shots} shots" if result.shots else result.task
         documents = "" if result.documents == result.items else f" in {result.documents}"
-        shown = [task, f"{result.items}{documents}"]
+        shown = [result.label, f"{result.items}{documents}"]
         if not result.measured:
             table.add_row(*shown, "", "n/a", "", "", "", result.note, end_section=True)
         for number, one in enumerate(result.measured):
@@ -61,42 +62,46 @@ def _number(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-def comparison(
-    questions: Questions, first: str, other: str, ours: Sequence[Outcome], theirs: Sequence[Outcome]
-) -> Table:
-    """How two checkpoints differ on the same items, metric by metric."""
-    table = Table(title=f"{questions.task.name}: {other} minus {first}, paired", title_justify="left")
-    for heading in ("metric", "difference [95 %]", "verdict"):
+def comparisons(found: Sequence[Comparison]) -> RenderableType:
+    """A table for each pair of checkpoints."""
+    pairs = dict.fromkeys((one.first, one.other, one.kind) for one in found)
+    return Group(*(_differences(*pair, [c for c in found if (c.first, c.other, c.kind) == pair]) for pair in pairs))
+
+
+def _differences(first: str, other: str, kind: str, found: Sequence[Comparison]) -> Table:
+    table = Table(title=f"{other} minus {first}, paired: {kind} scores", title_justify="left")
+    for heading in ("task", "metric", "difference [95 %]", "verdict"):
         table.add_column(heading)
-    for name in questions.task.metrics:
-        gain = statistics.difference(metrics.sums(name, theirs), metrics.sums(name, ours))
-        higher = metrics.METRICS[name].better == "higher"
-        better = (gain.low > 0) if higher else (gain.high < 0)
-        worse = (gain.high < 0) if higher else (gain.low > 0)
-        verdict = f"{other} is better" if better else f"{first} is better" if worse else "no difference shown"
-        table.add_row(name, f"{gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]", verdict)
+    for one in found:
+        value, low, high = one.difference
+        table.add_row(one.task, one.metric, f"{value:+.4f} [{low:+.4f}, {high:+.4f}]", one.verdict)
     return table
 
 
-def write(folder: Path, results: Sequence[Result]) -> Path:
-    """`results.json`, with the results of earlier evaluations that are not among these."""
-    path = folder / "results.json"
+def write(folder: Path, results: Sequence[Result], found: Sequence[Comparison]) -> None:
+    """`results.json` and `comparisons.json`, with those of earlier evaluations that are not among these."""
+    _merge(folder / "results.json", [result.to_json() for result in results], RESULT)
+    if found:
+        _merge(folder / "comparisons.json", [one.to_json() for one in found], COMPARISON)
+
+
+def _merge(path: Path, new: Sequence[dict[str, Any]], identity: Sequence[str]) -> None:
+    def key(entry: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(entry[name] for name in identity)
+
     old = json.loads(path.read_text()) if path.exists() else []
-    new = [result.to_json() for result in results]
-    replaced = set(map(_identity, new))
-    merged = [entry for entry in old if _identity(entry) not in replaced] + new
+    replaced = set(map(key, new))
+    merged = [entry for entry in old if key(entry) not in replaced] + list(new)
+    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(merged, indent=1) + "\n")
     unfinished.replace(path)
-    return path
 
 
-def _identity(result: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(result[name] for name in ("checkpoint", "task", "manner", "shots", "items"))
-
-
-def write_rows(path: Path, outcomes: Sequence[Outcome]) -> None:
-    """One line for each item: what was asked, what was right, and what the model made of it."""
+def write_rows(folder: Path, result: Result, outcomes: Sequence[Outcome]) -> None:
+    """One line for each item, in `rows/CHECKPOINT/MANNER/TASK.jsonl`: what was asked, what was right, and what the
+    model made of it."""
+    path = folder / "rows" / result.checkpoint / result.manner / f"{result.label}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         for number, outcome in enumerate(outcomes):
@@ -106,18 +111,10 @@ def write_rows(path: Path, outcomes: Sequence[Outcome]) -> None:
 def _row(outcome: Outcome) -> dict[str, Any]:
     item = outcome.item
     if item.generation is not None:
-        context = item.generation.context
-        return {"document": item.document, "context": context, "output": outcome.output, "references": item.references}
+        asked = {"document": item.document, "context": item.generation.context, "references": item.references}
+        return {**asked, "output": outcome.output, **(_facts(outcome.scores[0]) if outcome.scores else {})}
     options = [
-        {
-            **request._asdict(),
-            "log_probability": score.log_probability,
-            "tokens": len(score.log_probabilities),
-            "bytes": score.bytes,
-            "greedy": score.greedy,
-            "truncated": score.truncated,
-        }
-        for request, score in zip(item.options, outcome.scores, strict=True)
+        {**request._asdict(), **_facts(score)} for request, score in zip(item.options, outcome.scores, strict=True)
     ]
     neutral = [score.log_probability for score in outcome.neutral]
     return {
@@ -125,4 +122,14 @@ def _row(outcome: Outcome) -> dict[str, Any]:
         "gold": item.gold,
         "options": options,
         **({"neutral": neutral} if neutral else {}),
+    }
+
+
+def _facts(score: Score) -> dict[str, Any]:
+    return {
+        "log_probability": score.log_probability,
+        "tokens": len(score.log_probabilities),
+        "bytes": score.bytes,
+        "greedy": score.greedy,
+        "truncated": score.truncated,
     }

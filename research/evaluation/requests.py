@@ -5,6 +5,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from research.evaluation.generation import Sampling
+
 Kind = Literal["exact", "pseudo"]
 
 
@@ -33,13 +35,10 @@ Scorable = Continuation | Rolling | Infill
 
 
 class Generation(NamedTuple):
-    """What follows `context`, up to the first of the `stop` strings (left out) or `tokens` tokens. With `top_k` 1 the
-    most probable token each time, else a random one of the `top_k` most probable."""
+    """What follows `context`, as `sampling` says: up to a stop string, which is left out, or so many tokens."""
 
     context: str
-    stop: tuple[str, ...] = ()
-    tokens: int = 64
-    top_k: int = 1
+    sampling: Sampling = Sampling()
 
 
 @dataclass(frozen=True)
@@ -83,6 +82,6 @@ class Outcome:
     """An item with what a model made of it."""
 
     item: Item
-    scores: tuple[Score, ...] = ()
+    scores: tuple[Score, ...] = ()  # of the options; of a generation, of the whole output (none if it is empty)
     neutral: tuple[Score, ...] = ()
-    output: str = ""
+    output: str = ""  # as much of a generation as is compared

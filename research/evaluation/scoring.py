@@ -193,9 +193,11 @@ def _dispatch(
     with sharding.logical_rules(layout):
         if shape.options == 1:
             batch = stack([row(several, shape.length) for several in members])._replace(source=source)
-            return _single(config, params, on_devices(batch), on_devices(np.moveaxis(spots, 0, 1)), banned)
+            read = (on_devices(batch), on_devices(np.moveaxis(spots, 0, 1)), banned)
+            return _single(config, layout.replicated, params, *read)
         rows = _rows(shape, groups, members)
-        return _shared(config, params, *map(on_devices, (source, *rows, np.moveaxis(spots, 0, 1))), banned)
+        read = (*map(on_devices, (source, *rows, np.moveaxis(spots, 0, 1))), banned)
+        return _shared(config, layout.replicated, params, *read)
 
 
 def _rows(
@@ -218,9 +220,10 @@ def _rows(
     return beginning, rest, sources
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _single(
     config: config.Model,
+    everywhere: NamedSharding,
     params: Params,
     batch: Batch,
     spots: Int[Array, "groups 3 1 scored"],
@@ -228,12 +231,14 @@ def _single(
 ) -> Float[Array, "groups 1 scored 3"]:
     features = models.hidden(config, params, batch)
     picked = jnp.take_along_axis(features, spots[:, 0, 0, :, None], axis=1)
-    return _judge(config, params, picked, spots[:, 1, 0], spots[:, 2, 0] > 0, banned)[:, None]
+    judged = _judge(config, params, picked, spots[:, 1, 0], spots[:, 2, 0] > 0, banned)[:, None]
+    return jax.lax.with_sharding_constraint(judged, everywhere)  # so that every process can read it
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _shared(
     config: config.Model,
+    everywhere: NamedSharding,
     params: Params,
     source: Batch | None,
     beginning: Int[Array, "groups 3 context"],
@@ -263,7 +268,8 @@ def _shared(
     features, _ = models.decode(config, params, tokens, slots, Visible(jnp.zeros_like(end), end), cache, encoded)
     place, target, first = (spots[:, i].reshape(groups * options, -1) for i in range(3))
     picked = jnp.take_along_axis(features, place[..., None], axis=1)
-    return _judge(config, params, picked, target, first > 0, banned).reshape(groups, options, -1, 3)
+    judged = _judge(config, params, picked, target, first > 0, banned).reshape(groups, options, -1, 3)
+    return jax.lax.with_sharding_constraint(judged, everywhere)
 
 
 def _judge(

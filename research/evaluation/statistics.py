@@ -95,13 +95,13 @@ def chance_normalised(score: float, chance: float) -> float:
     return (score - chance) / (1 - chance)
 
 
-def verdict(score: Sums, chance: float, blind: Mapping[str, Sums]) -> str:
+def verdict(score: Sums, chance: float, nulls: Mapping[str, Sums]) -> str:
     """What may be said of an accuracy, in plain words.
 
     Args:
       score: per-item credits.
       chance: the expected accuracy of a random answer.
-      blind: accuracies, on the same items, of answers that ignore the question ("shortest answer"). One of them can be
+      nulls: accuracies, on the same items, of answers that understand nothing ("shortest answer"). One of them can be
         far from chance, and a summed log-likelihood leans towards short answers; so a score counts only beyond them.
     """
     interval = estimate(score)
@@ -109,9 +109,9 @@ def verdict(score: Sums, chance: float, blind: Mapping[str, Sums]) -> str:
         return "not distinguishable from chance"
     if interval.high < chance:
         return "below chance"
-    for name, baseline in sorted(blind.items(), key=lambda pair: -pair[1].value):
-        if baseline.value > chance and difference(score, baseline).low <= 0:
-            return f"above chance, but not above the {name}"
+    for name, null in sorted(nulls.items(), key=lambda pair: -pair[1].value):
+        if null.value > chance and difference(score, null).low <= 0:
+            return f"above chance, but not above {name}"
     return "above chance"
 
 

@@ -6,25 +6,39 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 
 from research import config, models
+from research.data.tokenizers import Tokenizer
 from research.errors import InputError
-from research.evaluation import baselines, metrics, scoring, statistics
-from research.evaluation.asking import Manner, manners
+from research.evaluation import asking, baselines, metrics, scoring, statistics, writing
+from research.evaluation.asking import Manner
 from research.evaluation.cache import Cache, fingerprint
-from research.evaluation.generation import Sampling
-from research.evaluation.requests import Generation, Outcome, Scorable, Score
+from research.evaluation.requests import Continuation, Item, Outcome, Scorable, Score
+from research.evaluation.scoring import Model
 from research.evaluation.statistics import Estimate, Sums
 from research.evaluation.tasks import FOLDER, Questions
-from research.lm import LanguageModel
+from research.models import Params
+from research.training import sharding
 from research.training.sharding import Layout
 
-PROMPTS = 16  # generated at once
 STOP_WORDS = frozenset((FOLDER / "stop_words.txt").read_text().split())
 Progress = Callable[[float, str], None]  # the share that is done, of what
+
+
+class Trained(Model, asking.Trained, Protocol):
+    """A model, and what it was trained to do."""
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """A model as it was before training."""
+
+    config: config.Model
+    params: Params
+    tokenizer: Tokenizer
 
 
 @dataclass(frozen=True)
@@ -32,7 +46,7 @@ class Subject:
     """A checkpoint, asked in one manner."""
 
     name: str  # as it is shown
-    model: LanguageModel
+    model: Model
     manner: Manner
     cache: Cache
     layout: Layout | None = None
@@ -67,13 +81,27 @@ class Result:
     measured: tuple[Measured, ...]
     note: str = ""  # why there is no answer
 
+    @property
+    def label(self) -> str:
+        """The task, and how many worked examples were shown."""
+        return f"{self.task}, {self.shots} shots" if self.shots else self.task
+
     def to_json(self) -> dict[str, Any]:
-        """With null where a bound or a score is not a number."""
-        return json.loads(re.sub(r"\bNaN\b", "null", json.dumps(asdict(self))))
+        return without_nan(asdict(self))
+
+
+def without_nan(tree: Any) -> Any:
+    """The tree as JSON has it, with null where a bound or a score is not a number."""
+    return json.loads(json.dumps(tree), parse_constant=lambda name: None if name == "NaN" else float(name))
 
 
 def subjects(
-    name: str, model: LanguageModel, folder: Path, length: int | None = None, layout: Layout | None = None
+    name: str,
+    model: Trained,
+    folder: Path,
+    manner: str | None = None,
+    length: int | None = None,
+    layout: Layout | None = None,
 ) -> list[Subject]:
     """A checkpoint in every manner in which it can be asked, the preferred one first.
 
@@ -81,28 +109,41 @@ def subjects(
       name: as it is shown.
       model: the checkpoint.
       folder: where answers are kept.
-      length: places that a request may take; None: as many as the model has positions.
+      manner, length: see `asking.manners`.
       layout: devices over which batches are split.
     """
-    longest = model.config.max_positions - model.config.position_offset
-    if length is not None and length > longest and model.config.positions == "learned":
-        raise InputError(f"--length {length}: the model has {longest} positions")
-    found = []
-    for objective in manners(model.objectives):
-        places = length or longest
-        manner = Manner(objective, model.tokenizer, places, places if model.config.encoder_depth else None)
-        cache = Cache(folder / f"{fingerprint(model, manner)}.jsonl")
-        found.append(Subject(name, model, manner, cache, layout))
-    return found
+    return [
+        Subject(name, model, how, Cache(folder / f"{fingerprint(model, how)}.jsonl"), layout)
+        for how in asking.manners(model, manner, length)
+    ]
 
 
-def untrained(subject: Subject, folder: Path) -> Subject:
-    """The same model before training, with seed 0."""
-    model = replace(
-        subject.model, params=jax.jit(models.init, static_argnums=0)(subject.model.config, jax.random.key(0))
-    )
-    cache = Cache(folder / f"{fingerprint(model, subject.manner)}.jsonl")
-    return Subject("untrained", model, subject.manner, cache, subject.layout)
+def untrained(subject: Subject, folder: Path | None) -> Subject:
+    """The same model before training, with seed 0; without a folder, its answers are kept in memory alone."""
+    made, layout = subject.model.config, subject.layout
+    shardings = None if layout is None else sharding.parameter_shardings(layout, models.axes(made))
+    params = jax.jit(models.init, static_argnums=0, out_shardings=shardings)(made, jax.random.key(0))
+    model = Untrained(made, params, subject.model.tokenizer)
+    cache = Cache(folder and folder / f"{fingerprint(model, subject.manner)}.jsonl")
+    return Subject("untrained", model, subject.manner, cache, layout)
+
+
+def ask(
+    subject: Subject,
+    questions: Questions,
+    null: Callable[[], list[Outcome] | None] | None,
+    progress: Progress = lambda share, of: None,
+) -> tuple[Result, list[Outcome] | None]:
+    """A checkpoint on a task, beside the outcomes of the model before training (`null`), which are needed only if the
+    checkpoint has an answer; else the second is None."""
+    try:
+        outcomes = answer(subject, questions, progress)
+    except InputError as error:
+        return not_applicable(subject, questions, str(error)), None
+    if outcomes is None:
+        return not_applicable(subject, questions, "the model was not trained to do this"), None
+    before = null and null()
+    return measure(subject, questions, outcomes, {"untrained model": before} if before else {}), outcomes
 
 
 def answer(subject: Subject, questions: Questions, progress: Progress = lambda share, of: None) -> list[Outcome] | None:
@@ -112,56 +153,50 @@ def answer(subject: Subject, questions: Questions, progress: Progress = lambda s
       InputError: if a text to be scored is longer than the model, or cannot be encoded.
     """
     task = questions.task
+    if not all(subject.manner.can(request) for item in questions.items for request in _requests(item)):
+        return None
     if task.kind == "generate":
-        return _generated(subject, questions, progress)
-    wanted = dict.fromkeys(request for item in questions.items for request in (*item.options, *item.neutral))
-    if not all(map(subject.manner.can, wanted)):
-        return None
+        return _written(subject, questions, progress)
     forbidden = _stop_tokens(subject) if "greedy_without_stop_words" in task.metrics else ()
-    new = [request for request in wanted if subject.cache.get(request, forbidden) is None]
-    for done in scoring.score(subject.model, subject.manner, new, forbidden, subject.layout):
-        answers = [(new[number], one) for number, one in done.scores if one is not None]
-        subject.cache.put(answers, forbidden)
-        progress(done.share, f"{task.name}, {subject.name}")
-
-    def known(requests: Sequence[Scorable]) -> tuple[Score, ...]:
-        answers = [subject.cache.get(request, forbidden) for request in requests]
-        return tuple(one for one in answers if isinstance(one, Score))
-
-    return [Outcome(item, known(item.options), known(item.neutral)) for item in questions.items]
-
-
-def _generated(subject: Subject, questions: Questions, progress: Progress) -> list[Outcome] | None:
-    objective = subject.manner.objective
-    if not isinstance(objective, config.Causal | config.Prefix | config.TextToText):
-        return None
-    model = replace(subject.model, objectives=(objective,))
-    wanted = dict.fromkeys(item.generation for item in questions.items if item.generation is not None)
-    new = sorted((one for one in wanted if subject.cache.get(one) is None), key=lambda one: len(one.context))
-    for start in range(0, len(new), PROMPTS):
-        part = new[start : start + PROMPTS]
-        prompts = [_fitting(subject, one)[0] for one in part]
-        subject.cache.put(zip(part, model.generate(prompts, _sampling(part[0])), strict=True))
-        progress((start + len(part)) / len(new), f"{questions.task.name}, {subject.name}")
+    wanted = [request for item in questions.items for request in (*item.options, *item.neutral)]
+    known = _scores(subject, wanted, forbidden, lambda share: progress(share, f"{task.name}, {subject.name}"))
     return [
-        Outcome(item, output=_compared(str(subject.cache.get(item.generation)), questions.task.sentences))
+        Outcome(item, tuple(known[one] for one in item.options), tuple(known[one] for one in item.neutral))
         for item in questions.items
-        if item.generation is not None
     ]
 
 
-def _sampling(one: Generation) -> Sampling:
-    greedy = one.top_k == 1
-    return Sampling(tokens=one.tokens, temperature=0.0 if greedy else 1.0, top_k=one.top_k, stop=one.stop)
+def _requests(item: Item) -> tuple[Any, ...]:
+    return (*item.options, *item.neutral) if item.generation is None else (item.generation,)
 
 
-def _fitting(subject: Subject, one: Generation) -> tuple[str, bool]:
-    """The end of a context that leaves room for what is generated, and whether it was cut."""
-    tokens = subject.model.tokenizer.encode(one.context)
-    room = subject.manner.source_length or subject.manner.length - one.tokens
-    room -= len(subject.manner.bos) + len(subject.manner.eos)
-    cut = len(tokens) > room
-    return (subject.model.tokenizer.decode(tokens[-room:]) if cut else one.context), cut
+def _scores(
+    subject: Subject, wanted: Sequence[Scorable], forbidden: Sequence[int], progress: Callable[[float], None]
+) -> dict[Scorable, Score]:
+    """Of each request, asked only if it is not in the cache."""
+    distinct = list(dict.fromkeys(wanted))
+    new = [request for request in distinct if subject.cache.get(request, forbidden) is None]
+    for done in scoring.score(subject.model, subject.manner, new, forbidden, subject.layout):
+        subject.cache.put([(new[number], one) for number, one in done.scores if one is not None], forbidden)
+        progress(done.share)
+    answers = ((request, subject.cache.get(request, forbidden)) for request in distinct)
+    return {request: one for request, one in answers if isinstance(one, Score)}
+
+
+def _written(subject: Subject, questions: Questions, progress: Progress) -> list[Outcome]:
+    """What the model writes for each item, and how probable that is."""
+    wanted = [item.generation for item in questions.items if item.generation is not None]
+    new = [request for request in dict.fromkeys(wanted) if subject.cache.get(request) is None]
+    for done in writing.write(subject.model, subject.manner, new):
+        subject.cache.put((new[number], text) for number, text in done.texts)
+        progress(done.share, f"{questions.task.name}, {subject.name}")
+    outputs = [str(subject.cache.get(request)) for request in wanted]
+    asked = [Continuation(request.context, text) for request, text in zip(wanted, outputs, strict=True)]
+    known = _scores(subject, [one for one in asked if one.text.strip()], (), lambda share: None)
+    return [
+        Outcome(item, (known[one],) if one in known else (), output=_compared(text, questions.task.sentences))
+        for item, one, text in zip(questions.items, asked, outputs, strict=True)
+    ]
 
 
 def _compared(output: str, sentences: int | None) -> str:
@@ -192,17 +227,15 @@ def measure(
 def _measure(name: str, outcomes: Sequence[Outcome], others: Mapping[str, Sequence[Outcome]]) -> Measured:
     metric, sums = metrics.METRICS[name], metrics.sums(name, outcomes)
     blind = baselines.blind(outcomes) if metric.credit else {}
-    found = {**blind, **{other: metrics.sums(name, theirs) for other, theirs in others.items()}}
-    if metric.chance:
-        found = {"chance": metrics.sums(name, baselines.even(outcomes)), **found}
-    values = {other: one.value for other, one in found.items()}
+    nulls = {**blind, **{other: metrics.sums(name, theirs) for other, theirs in others.items()}}
+    chance = {"chance": metrics.sums(name, baselines.even(outcomes))} if metric.chance else {}
+    values = {other: one.value for other, one in (chance | nulls).items()}
     estimate = statistics.estimate(sums)
     if not metric.credit:
-        return Measured(name, metric.better, estimate, values, None, _against(sums, found, metric.better))
+        return Measured(name, metric.better, estimate, values, None, _against(sums, chance | nulls, metric.better))
     normalised = statistics.chance_normalised(sums.value, values["chance"])
-    return Measured(
-        name, metric.better, estimate, values, normalised, statistics.verdict(sums, values["chance"], blind)
-    )
+    verdict = statistics.verdict(sums, values["chance"], nulls)
+    return Measured(name, metric.better, estimate, values, normalised, verdict)
 
 
 def _against(sums: Sums, others: Mapping[str, Sums], better: str) -> str:
@@ -237,6 +270,7 @@ def not_applicable(subject: Subject, questions: Questions, note: str) -> Result:
 def _truncated(subject: Subject, outcomes: Sequence[Outcome]) -> int:
     return sum(
         any(score.truncated for score in outcome.scores)
-        or (outcome.item.generation is not None and _fitting(subject, outcome.item.generation)[1])
+        if outcome.item.generation is None
+        else asking.begin(subject.manner, outcome.item.generation)[1] > 0
         for outcome in outcomes
     )

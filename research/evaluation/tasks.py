@@ -22,6 +22,7 @@ import yaml
 from research.errors import InputError
 from research.evaluation import detokenisers, sources
 from research.evaluation.generated import GENERATORS, Draw
+from research.evaluation.generation import Sampling
 from research.evaluation.requests import Continuation, Generation, Infill, Item, Rolling, Scorable
 from research.evaluation.sources import Record, Source
 from research.evaluation.templates import Expression
@@ -200,7 +201,9 @@ class _Writer:
                 shown = detokenisers.detokenise(text, task.detokeniser) if task.detokeniser else text
                 return Item(document, (Rolling(shown),), words=len(text.split()), bytes=len(text.encode()))
             case "generate":
-                generation = Generation(prompt + self.context(record), task.stop, task.tokens, task.top_k)
+                temperature = 0.0 if task.top_k == 1 else 1.0
+                sampling = Sampling(task.tokens, temperature=temperature, top_k=task.top_k, stop=task.stop)
+                generation = Generation(prompt + self.context(record), sampling)
                 return Item(document, generation=generation, references=self._references(record))
 
     def example(self, record: Record) -> str:

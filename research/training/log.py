@@ -15,7 +15,7 @@ PLAIN_SECONDS = 10  # between lines where the output is not a terminal
 
 
 class Log:
-    """A context manager; records are dictionaries with a "kind" ("train" or "held_out") and a "step".
+    """A context manager; records are dictionaries with a "kind" ("train", "held_out" or "tasks") and a "step".
 
     On resuming at `start`, records of later steps are dropped: those steps will be taken again.
     """
@@ -61,8 +61,10 @@ class Log:
             self.wandb.log(flat, step=record["step"])
         if record["kind"] == "train":
             self._show(record)
-        else:
+        elif record["kind"] == "held_out":
             self.print(f"step {record['step']:,}: held-out loss {_losses(record)}")
+        else:
+            self.print(f"step {record['step']:,}: {_listed(record['scores'])}")
 
     def _show(self, record: dict[str, Any]) -> None:
         step = record["step"]
@@ -97,7 +99,11 @@ def _flat(record: dict[str, Any]) -> list[tuple[str, float]]:
 
 
 def _losses(record: dict[str, Any]) -> str:
-    return "  ".join(f"{name} {loss:.3f}" for name, loss in record["losses"].items())
+    return _listed(record["losses"])
+
+
+def _listed(numbers: dict[str, float]) -> str:
+    return "  ".join(f"{name} {number:.3f}" for name, number in numbers.items())
 
 
 def _tensorboard(folder: Path, start: int) -> Any:

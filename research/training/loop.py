@@ -61,7 +61,7 @@ def take_steps(
     run: TrainState,
     checkpoints: checkpoint.Manager,
     log: Log,
-    probe: Callable[[int, models.Params], None],
+    probe: Callable[[int, models.Params], object],
 ) -> TrainState:
     """From the step of `run` to the last one; evaluates and saves as the experiment says, and calls `probe` with the
     steps taken and the parameters at every evaluation.

@@ -8,10 +8,12 @@ import pytest
 from research import config
 from research.data.coders import Bytes
 from research.errors import InputError
-from research.evaluation.asking import Manner, ask, manners
-from research.evaluation.requests import Continuation, Infill, Rolling
+from research.evaluation.asking import Manner, ask, begin, manners
+from research.evaluation.generation import Sampling
+from research.evaluation.requests import Continuation, Generation, Infill, Rolling
+from research.lm import LanguageModel
 from research.objectives import Example
-from tests.evaluation.shared import OBJECTIVES, TOKENIZER, manner
+from tests.evaluation.shared import OBJECTIVES, TOKENIZER, manner, model
 
 BOS, EOS, MASK = TOKENIZER.bos, TOKENIZER.eos, TOKENIZER.mask
 SENTINEL = TOKENIZER.sentinels[0]
@@ -111,7 +113,7 @@ def test_both_sides_are_cut_towards_the_text():
 
 def test_text_to_text_has_input_and_output():
     how = manner(config.TextToText(prefix="say: "), source_length=64)
-    example, _ = one(how, Continuation("ab", "cd"))
+    example, _ = one(how, Continuation("ab", " cd"))  # an output begins without the space that joins two texts
     assert shown(example.source) == "<say: ab>" and shown(example.tokens) == "<c" and scored(example) == "cd"
 
 
@@ -145,11 +147,46 @@ def test_without_a_token_that_begins_a_document_the_first_one_is_not_predicted()
     assert [scored(e) for e in asked[2].examples] == ["b"] and asked[2].unscored == 0
 
 
+def trained(*objectives: config.Objective, **changes) -> LanguageModel:
+    made = model(**changes)
+    return LanguageModel(made.config, made.params, TOKENIZER, objectives)
+
+
 def test_a_model_is_asked_in_the_best_of_its_manners_first():
-    found = manners(
-        [config.Masked(), config.SpanCorruption(name="spans"), config.Causal(), config.Causal(name="other")]
-    )
-    assert [objective.name for objective in found] == ["causal", "spans", "masked"]
+    chat = config.Instruction()
+    spans, causal, other = config.SpanCorruption(name="spans"), config.Causal(), config.Causal(name="other")
+    found = trained(config.Masked(), spans, causal, other, chat)
+    assert [how.objective.name for how in manners(found)] == ["causal", "spans", "masked"]
+    assert [how.objective for how in manners(found, "other")] == [other]
+    assert [how.objective for how in manners(trained(chat))] == [chat]
+    with pytest.raises(InputError, match="not trained with 'prefix', so it is not asked so; it was with masked, spans"):
+        manners(found, "prefix")
+
+
+def test_no_place_is_asked_that_a_model_has_not():
+    assert manners(trained(config.Causal()), length=500)[0].length == 500  # rotary positions have no end
+    with pytest.raises(InputError, match="length 65: the model has 64 positions"):
+        manners(trained(config.Causal(), positions="learned"), length=65)
+    encoder_decoder = manners(trained(config.TextToText(), encoder_depth=1))[0]
+    assert (encoder_decoder.length, encoder_decoder.source_length) == (64, 64)
+
+
+@pytest.mark.parametrize("objective", [config.Causal(), config.Prefix()])
+def test_what_is_written_follows_the_end_of_the_context(objective):
+    how = manner(objective, length=10)
+    prompt, cut = begin(how, Generation("abc", Sampling(tokens=4)))
+    assert shown(prompt.tokens) == "<abc" and cut == 0
+    assert prompt.seen_by_all == (1 if isinstance(objective, config.Causal) else 4)
+    prompt, cut = begin(how, Generation("abcdefghij", Sampling(tokens=4)))
+    assert shown(prompt.tokens) == "defghij" and cut == 4  # with the first new token, and not the last, ten places
+    with pytest.raises(InputError, match="11 tokens"):
+        begin(how, Generation("abc", Sampling(tokens=11)))
+
+
+def test_an_answer_is_written_after_the_whole_input():
+    how = manner(config.TextToText(prefix="say: "), source_length=64)
+    prompt, _ = begin(how, Generation("ab"))
+    assert shown(prompt.source) == "<say: ab>" and shown(prompt.tokens) == "<" and prompt.before == []
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -157,10 +194,10 @@ def test_what_a_manner_cannot_say_is_none(objective):
     how = manner(objective)
     answers = ask(how, [Continuation("a", "b"), Infill("a", "b", "c"), Rolling("a")])
     can = {
-        config.Causal: (True, False, True),
-        config.Prefix: (True, False, True),
-        config.TextToText: (True, False, False),
-        config.SpanCorruption: (True, True, False),
-        config.Masked: (True, True, True),
+        config.Causal: (True, False, True, True),
+        config.Prefix: (True, False, True, True),
+        config.TextToText: (True, False, False, True),
+        config.SpanCorruption: (True, True, False, False),
+        config.Masked: (True, True, True, False),
     }[type(objective)]
-    assert tuple(answer is not None for answer in answers) == can
+    assert (*(answer is not None for answer in answers), how.can(Generation("a"))) == can

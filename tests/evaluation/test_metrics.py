@@ -23,7 +23,7 @@ def choice(options: dict[str, float], gold: int, neutral: tuple[float, ...] = ()
 
 
 def written(output: str, *references: str) -> Outcome:
-    return Outcome(Item("0", generation=Generation("", ()), references=references), output=output)
+    return Outcome(Item("0", generation=Generation(""), references=references), output=output)
 
 
 def value(metric: str, *outcomes: Outcome) -> float:

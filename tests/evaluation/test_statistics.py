@@ -93,7 +93,7 @@ def test_verdicts():
     assert verdict(right(20, 100), 0.5, blind) == "below chance"
     # a length-biased score: well above chance, on the very items that the shortest answer gets right
     assert verdict(right(62, 100), 0.5, {"shortest answer": right(60, 100)}) == (
-        "above chance, but not above the shortest answer"
+        "above chance, but not above shortest answer"
     )
 
 

@@ -12,9 +12,9 @@ import pytest
 from rich.console import Console
 
 from research import config, lm
-from research.evaluation import report, scoring, suite, tasks
+from research.evaluation import baselines, comparing, metrics, report, scoring, suite, tasks
 from research.evaluation.cache import Cache
-from research.evaluation.requests import Continuation, Score
+from research.evaluation.requests import Continuation, Outcome, Score
 from research.evaluation.suite import Subject
 from research.evaluation.tasks import Questions
 from tests.evaluation.shared import TOKENIZER, model
@@ -107,6 +107,14 @@ def test_what_a_model_cannot_do_is_not_applicable(checkpoint, tmp_path):
     infill = tasks.open(tasks.load("docs_infill"), [], limit=2)
     assert suite.answer(subject(checkpoint, tmp_path, 0), infill) is None
     assert suite.answer(subject(checkpoint, tmp_path, 1), infill) is not None
+    result, outcomes = suite.ask(subject(checkpoint, tmp_path, 0), infill, null=lambda: pytest.fail("not needed"))
+    assert outcomes is None and result.measured == () and result.note == "the model was not trained to do this"
+
+
+def test_what_does_not_fit_is_not_applicable_and_says_why(checkpoint, copying, tmp_path):
+    short = suite.subjects("tiny", checkpoint, tmp_path, length=4)[0]
+    result, outcomes = suite.ask(short, copying, null=None)
+    assert outcomes is None and result.measured == () and "does not fit into the 4 places" in result.note
 
 
 def test_a_uniform_model_takes_its_bits_exactly(checkpoint, tmp_path):
@@ -165,6 +173,9 @@ def test_generations_are_compared_with_references(checkpoint, tmp_path):
     outcomes = suite.answer(asked, questions)
     again = suite.answer(subject(checkpoint, tmp_path / "answers"), questions)
     assert [o.output for o in outcomes] == [o.output for o in again] and len(outcomes) == 3
+    for outcome in outcomes:  # how probable what was written is: of bytes, every token has a log-probability
+        (score,) = outcome.scores
+        assert score.kind == "exact" and score.bytes == len(score.log_probabilities) > 0
     result = suite.measure(asked, questions, outcomes, {})
     assert result.measured[0].baselines == {"most frequent answer": pytest.approx(1 / 3)}
     assert (
@@ -192,11 +203,70 @@ def test_results_are_merged_and_rows_can_be_read(checkpoint, copying, tmp_path):
     asked = subject(checkpoint, tmp_path / "answers")
     outcomes = suite.answer(asked, copying)
     result = suite.measure(asked, copying, outcomes, {})
-    report.write(tmp_path, [result])
-    report.write(tmp_path, [replace(result, task="other")])
-    path = report.write(tmp_path, [replace(result, truncated=5)])
-    assert [(r["task"], r["truncated"]) for r in json.loads(path.read_text())] == [("other", 0), ("copying", 5)]
-    report.write_rows(tmp_path / "rows.jsonl", outcomes)
-    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    report.write(tmp_path, [result], ())
+    report.write(tmp_path, [replace(result, task="other")], ())
+    report.write(tmp_path, [replace(result, truncated=5)], ())
+    kept = json.loads((tmp_path / "results.json").read_text())
+    assert [(r["task"], r["truncated"]) for r in kept] == [("other", 0), ("copying", 5)]
+    report.write_rows(tmp_path, result, outcomes)
+    (path,) = (tmp_path / "rows").rglob("*.jsonl")
+    assert path.relative_to(tmp_path / "rows") == Path("tiny/causal/copying.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
     right = [max(row["options"], key=lambda o: o["log_probability"]) is row["options"][row["gold"]] for row in rows]
     assert np.mean(right) == result.measured[0].estimate.value
+
+
+def test_two_checkpoints_are_compared_item_by_item(checkpoint, copying, tmp_path):
+    asked = subject(checkpoint, tmp_path)
+    outcomes = suite.answer(asked, copying)
+    first = suite.measure(asked, copying, outcomes, {})
+
+    def shifted(score: Score, by: float) -> Score:
+        return replace(score, log_probabilities=score.log_probabilities + np.float32(by))
+
+    surer = [replace(o, scores=tuple(shifted(s, n == o.item.gold) for n, s in enumerate(o.scores))) for o in outcomes]
+    other = replace(suite.measure(asked, copying, surer, {}), checkpoint="other")
+    found = {one.metric: one for one in comparing.compare(first, other, outcomes, surer)}
+    bits = found["gold_bits_per_byte"]
+    letters = sum(len(o.item.options[0].text) for o in outcomes)
+    tokens = sum(len(o.scores[0].log_probabilities) for o in outcomes)
+    assert bits.difference.value == pytest.approx(-tokens / math.log(2) / letters, rel=1e-4)
+    assert bits.difference.high < 0 and bits.verdict == "other is better"
+    same = comparing.compare(first, replace(first, checkpoint="other"), outcomes, outcomes)
+    assert {one.verdict for one in same} == {"no difference shown"}
+    with pytest.raises(AssertionError, match="one kind"):
+        comparing.compare(first, replace(other, kind="pseudo"), outcomes, surer)
+
+
+def test_the_null_of_a_length_biased_score_is_in_the_verdict(checkpoint, tmp_path):
+    """Right answers are mostly the shorter ones: preferring short answers is above chance, and above nothing else."""
+    records = [{"options": ["ab", "abcdefgh"], "gold": int(n % 4 == 0)} for n in range(80)]
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    questions = written(
+        tmp_path,
+        kind="choice",
+        sources=[{"file": "r.jsonl"}],
+        context="Q:",
+        continuation=" {{ option }}",
+        options="options",
+        metrics=["accuracy"],
+    )
+    asked = subject(checkpoint, tmp_path / "answers")
+    (accuracy,) = suite.measure(asked, questions, suite.answer(asked, questions), {}).measured
+    assert accuracy.baselines["uniform bytes"] == accuracy.baselines["shortest answer"] == 0.75
+    assert accuracy.estimate.value == 0.75 and accuracy.estimate.low > accuracy.baselines["chance"] == 0.5
+    assert accuracy.verdict.startswith("above chance, but not above")
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(report.tables([suite.measure(asked, questions, suite.answer(asked, questions), {})]))
+    assert "0.750" in capture.get() and "but not above" in capture.get()
+
+
+def test_copa_has_a_null_above_chance(shared):
+    """With ties to the first option, as lm-evaluation-harness takes them, uniform bytes would reach 0.59."""
+    questions = tasks.open(tasks.load("copa"), [shared / "data/eval"])
+    outcomes = baselines.uniform_bytes([Outcome(item) for item in questions.items])
+    assert metrics.sums("accuracy", outcomes).value == 0.565
+    first = [int(np.argmax([s.log_probability for s in o.scores])) == o.item.gold for o in outcomes]
+    assert np.mean(first) == 0.59
+    assert baselines.blind(outcomes)["shortest answer"].value == 0.565
