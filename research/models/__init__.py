@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from research.config import Model
 from research.models.attention import Visible
+from research.models.platform import compiled_for
 from research.models.transformer import Cache, Context, Transformer
 from research.objectives.batch import Batch
 
@@ -27,6 +28,7 @@ __all__ = [
     "Params",
     "Visible",
     "axes",
+    "compiled_for",
     "decode",
     "empty_cache",
     "encode",
@@ -70,11 +72,12 @@ def axes(config: Model) -> Any:
 
 
 def hidden(
-    config: Model, params: Params, batch: Batch, key: PRNGKeyArray | None = None
+    config: Model, params: Params, batch: Batch, key: PRNGKeyArray | None = None, causal: bool = False
 ) -> Float[Array, "batch length width"]:
     """The features of every place; logits are their product with `output`. Dropout is applied if `key` is given.
-    Activations have the dtype of the embeddings in `params`."""
-    return _apply(config, params, batch, rngs=None if key is None else {"dropout": key})
+    Activations have the dtype of the embeddings in `params`. `causal` promises that no place sees one behind it, which
+    saves work (`objectives.causal_only`)."""
+    return _apply(config, params, batch, causal, rngs=None if key is None else {"dropout": key})
 
 
 def output(

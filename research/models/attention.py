@@ -6,22 +6,31 @@ batch. Every implementation takes those; none needs a `length x length` mask. Pa
 no query is left without a key.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from research.models import platform
 
-class Visible(NamedTuple):
+BLOCKS = 8  # of queries, in causal attention: more save little of what lies behind them, and take longer to compile
+SHORTEST = 32  # queries of a block: products with fewer are slow
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["start", "end"], meta_fields=["causal"])
+@dataclass(frozen=True)
+class Visible:
     """The keys that each query sees: those with `start <= index < end`."""
 
     start: Int[Array, "batch queries"]
     end: Int[Array, "batch queries"]
+    causal: bool = False  # known before there are arrays: query q, unless it is padding, sees no key behind q
 
 
-def visible(segments: Int[Array, "batch length"], levels: Int[Array, "batch length"]) -> Visible:
+def visible(segments: Int[Array, "batch length"], levels: Int[Array, "batch length"], causal: bool = False) -> Visible:
     """The one rule as intervals, for queries and keys of the same row."""
     index = jnp.broadcast_to(jnp.arange(segments.shape[1]), segments.shape)
     changes = segments[:, 1:] != segments[:, :-1]
@@ -31,7 +40,7 @@ def visible(segments: Int[Array, "batch length"], levels: Int[Array, "batch leng
     # keys of the same level as the query are seen too, so the interval ends where the run of equal levels ends
     ends = jnp.concatenate([changes | (levels[:, 1:] != levels[:, :-1]), edge], axis=1)
     end = lax.cummin(jnp.where(ends, index + 1, segments.shape[1]), axis=1, reverse=True)
-    return Visible(start, end)
+    return Visible(start, end, causal)
 
 
 def visible_source(segments: Int[Array, "batch length"], source: Int[Array, "batch source"]) -> Visible:
@@ -45,7 +54,7 @@ def visible_source(segments: Int[Array, "batch length"], source: Int[Array, "bat
 
 def within(seen: Visible, index: Int[Array, "batch queries"], window: int) -> Visible:
     """Of what is seen, the keys at most `window` places from the query's own `index` (sliding-window attention)."""
-    return Visible(jnp.maximum(seen.start, index - window), jnp.minimum(seen.end, index + window + 1))
+    return replace(seen, start=jnp.maximum(seen.start, index - window), end=jnp.minimum(seen.end, index + window + 1))
 
 
 def mask(seen: Visible, keys: int) -> Bool[Array, "batch queries keys"]:
@@ -66,18 +75,28 @@ def attend(
     """Softmax attention over what each query sees.
 
     `implementation` is "plain", "cudnn", or "auto": cuDNN on a GPU with 16-bit activations, else plain. Groups of
-    `heads / kv_heads` query heads share a key head.
+    `heads / kv_heads` query heads share a key head. Where what is seen is known to be causal, there are as many queries
+    as keys, and a block of queries computes no keys behind it.
     """
     if implementation == "auto":
         half = query.dtype in (jnp.bfloat16, jnp.float16)
-        implementation = "cudnn" if half and jax.default_backend() == "gpu" else "plain"
+        implementation = "cudnn" if half and platform.current() == "gpu" else "plain"
     if implementation == "cudnn":
         allowed = mask(seen, key.shape[1])[:, None]
         bias = None if bias is None else bias.astype(query.dtype)
         return jax.nn.dot_product_attention(
-            query, key, value, bias=bias, mask=allowed, scale=scale, implementation="cudnn"
+            query, key, value, bias=bias, mask=allowed, is_causal=seen.causal, scale=scale, implementation="cudnn"
         )
-    return combine(probabilities(query, key, seen, scale, bias), value)
+    length = query.shape[1]
+    size = max(SHORTEST, -(-length // BLOCKS)) if seen.causal else length
+    blocks = []
+    for begin in range(0, length, size):
+        queries, keys = slice(begin, begin + size), slice(begin + size if seen.causal else None)
+        part = replace(seen, start=seen.start[:, queries], end=seen.end[:, queries])
+        cut = None if bias is None else bias[:, :, queries, keys]
+        weights = probabilities(query[:, queries], key[:, keys], part, scale, cut)
+        blocks.append(combine(weights, value[:, keys]))
+    return jnp.concatenate(blocks, axis=1)
 
 
 def probabilities(

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from research.config import Model
-from research.models import attention, positions, quantised
+from research.models import attention, platform, positions, quantised
 from research.models.attention import Visible
 
 ACTIVATIONS = {
@@ -95,6 +95,12 @@ class Projection(nn.Module):
 
 def _product(x: Array, kernel: Array, inputs: int) -> Array:
     """Contracts the last axes of `x` with the first ones of `kernel`."""
+    if platform.current() == "cpu":
+        # XLA multiplies two matrices fastest. The barrier, which the gradient passes too, keeps what is around the
+        # product out of the copies that it makes of its operands
+        rows, outputs = x.shape[: x.ndim - inputs], kernel.shape[inputs:]
+        matrices = x.reshape(math.prod(rows), -1), kernel.reshape(-1, math.prod(outputs))
+        return jax.lax.optimization_barrier(jnp.dot(*matrices)).reshape(*rows, *outputs)
     contracted = tuple(range(x.ndim - inputs, x.ndim)), tuple(range(inputs))
     return jax.lax.dot_general(x, kernel, (contracted, ((), ())))
 
@@ -370,10 +376,10 @@ class Transformer(nn.Module):
             x = self.head_norm(ACTIVATIONS[self.config.activation](self.head_transform(x)))
         return x * self.config.logits_scale if self.config.logits_scale != 1 else x, cache
 
-    def __call__(self, batch) -> Float[Array, "batch length width"]:
+    def __call__(self, batch, causal: bool = False) -> Float[Array, "batch length width"]:
         """The features of a whole batch."""
         length = batch.tokens.shape[1]
-        context = Context(attention.visible(batch.segments, batch.levels))
+        context = Context(attention.visible(batch.segments, batch.levels, causal))
         if self.config.encoder_depth:
             seen = attention.visible_source(batch.segments, batch.source.segments)
             context = context._replace(source=self.encode(batch.source), source_seen=seen)

@@ -1,5 +1,7 @@
 """Training objectives: pure functions from one document and a key to one `Example`, on the host, in NumPy alone."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from research import config
@@ -11,6 +13,7 @@ __all__ = [
     "Batch",
     "Example",
     "Vocabulary",
+    "causal_only",
     "example",
     "join",
     "overlap",
@@ -56,6 +59,13 @@ def example(
     if objective.mode is not None:
         shown = with_mode(shown, vocabulary.modes[objective.mode])
     return shown if objective.weight == 1 else shown._replace(weights=shown.weights * np.float32(objective.weight))
+
+
+def causal_only(objectives: Iterable[config.Objective], encoder_decoder: bool) -> bool:
+    """Whether no place of any row (on the target side, in an encoder-decoder) ever sees one behind it."""
+    # a mode and the first token see each other
+    alone = (isinstance(objective, config.Causal) and objective.mode is None for objective in objectives)
+    return encoder_decoder or all(alone)
 
 
 def overlap(objective: config.Objective) -> int:

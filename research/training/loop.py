@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import optax
 
-from research import models
+from research import models, objectives
 from research.config import Experiment
 from research.data import Corpus
 from research.objectives import Batch
@@ -42,6 +42,7 @@ def programs(experiment: Experiment) -> Programs:
     schedule = optimizer.schedule(experiment.schedule, experiment.optimizer.learning_rate)
     frozen = freezing.frozen(experiment)
     trained_axes, _ = freezing.split(models.axes(experiment.model), frozen)
+    causal = objectives.causal_only(experiment.objectives, experiment.model.encoder_depth > 0)
     update = optimizer.optimizer(experiment.optimizer, schedule, trained_axes)
     return Programs(
         layout=layout,
@@ -49,8 +50,8 @@ def programs(experiment: Experiment) -> Programs:
         optimizer=update,
         frozen=frozen,
         state=state.abstract(experiment.model, update, layout, frozen),
-        train_step=step.make_train_step(experiment.model, update, experiment.step, layout, frozen),
-        eval_step=step.make_eval_step(experiment.model, experiment.step, layout),
+        train_step=step.make_train_step(experiment.model, update, experiment.step, layout, frozen, causal),
+        eval_step=step.make_eval_step(experiment.model, experiment.step, layout, causal),
     )
 
 

@@ -165,8 +165,13 @@ def optimizer_shardings(
 
 @contextlib.contextmanager
 def logical_rules(layout: Layout) -> Iterator[None]:
-    """While a function is traced inside, the logical constraints of models mean this layout."""
-    with jax.sharding.use_abstract_mesh(layout.mesh.abstract_mesh), models.logical_axis_rules(layout.rules):
+    """While a function is traced inside, the logical constraints of models mean this layout, and its platform."""
+    platform = layout.mesh.devices.flat[0].platform
+    with (
+        jax.sharding.use_abstract_mesh(layout.mesh.abstract_mesh),
+        models.logical_axis_rules(layout.rules),
+        models.compiled_for(platform),
+    ):
         yield
 
 

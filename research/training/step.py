@@ -47,9 +47,10 @@ def make_train_step(
     step: config.Step,
     layout: Layout,
     frozen: frozenset[str] = frozenset(),
+    causal: bool = False,
 ) -> TrainStep:
     """Jits `train_step`, which leaves the parameters at the paths `frozen` as they are. The state that is passed in is
-    donated: its memory becomes the new state's.
+    donated: its memory becomes the new state's. `causal` is as in `models.hidden`.
 
     The result also has `lower`, for compiling ahead of time from shapes.
     """
@@ -57,7 +58,7 @@ def make_train_step(
 
     def run(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         with logical_rules(layout):
-            return train_step(model, optimizer, step, layout, shardings.params, frozen, state, batch)
+            return train_step(model, optimizer, step, layout, shardings.params, frozen, causal, state, batch)
 
     return jax.jit(
         run,
@@ -67,12 +68,12 @@ def make_train_step(
     )
 
 
-def make_eval_step(model: config.Model, step: config.Step, layout: Layout) -> EvalStep:
-    """Jits the sums of a batch's rows alone, without dropout."""
+def make_eval_step(model: config.Model, step: config.Step, layout: Layout, causal: bool = False) -> EvalStep:
+    """Jits the sums of a batch's rows alone, without dropout. `causal` is as in `models.hidden`."""
 
     def run(params: Params, batch: Batch) -> Rows:
         with logical_rules(layout):
-            return summed_loss(model, step, layout, _cast(params, step.compute), batch, None)[1]
+            return summed_loss(model, step, layout, _cast(params, step.compute), batch, None, causal)[1]
 
     shardings = parameter_shardings(layout, models.axes(model))
     return jax.jit(run, in_shardings=(shardings, layout.batch), out_shardings=layout.replicated)
@@ -85,6 +86,7 @@ def train_step(
     layout: Layout,
     shardings: Any,
     frozen: frozenset[str],
+    causal: bool,
     state: TrainState,
     batch: Batch,
 ) -> tuple[TrainState, Metrics]:
@@ -95,7 +97,9 @@ def train_step(
     """
     trained, fixed = split(state.params, frozen)
     compute, fixed_compute, key = _cast(trained, step.compute), _cast(fixed, step.compute), state.key_for("dropout")
-    differentiate = partial(_gradients, model, step, layout, split(shardings, frozen)[0], compute, fixed_compute)
+    differentiate = partial(
+        _gradients, model, step, layout, split(shardings, frozen)[0], compute, fixed_compute, causal
+    )
     gradients, rows = _accumulated(differentiate, step, key, batch)
     weight = jnp.sum(rows.weights)
     scale = 1 / jnp.where(weight > 0, weight, 1)
@@ -112,10 +116,16 @@ def train_step(
 
 
 def summed_loss(
-    model: config.Model, step: config.Step, layout: Layout, params: Params, batch: Batch, key: PRNGKeyArray | None
+    model: config.Model,
+    step: config.Step,
+    layout: Layout,
+    params: Params,
+    batch: Batch,
+    key: PRNGKeyArray | None,
+    causal: bool,
 ) -> tuple[Float[Array, ""], Rows]:
     """The loss to be minimised, summed over the batch, and the cross-entropy by row."""
-    hidden = models.hidden(model, params, batch, key)
+    hidden = models.hidden(model, params, batch, key, causal)
     kernel, bias = models.output(model, params)
     chunk = step.loss_chunk * layout.extent("batch")
     total, losses = cross_entropy(hidden, kernel, bias, batch.targets, batch.weights, chunk, step.z_loss)
@@ -129,13 +139,15 @@ def _gradients(
     shardings: Any,
     params: Params,
     fixed: Params,
+    causal: bool,
     batch: Batch,
     key: PRNGKeyArray,
 ) -> tuple[Params, Rows]:
     """Float32 gradients of the summed loss with respect to `params`, split as these are; `fixed` are the others."""
     key_or_none = key if model.dropout > 0 else None
     (_, rows), gradients = jax.value_and_grad(
-        lambda params: summed_loss(model, step, layout, join(params, fixed), batch, key_or_none), has_aux=True
+        lambda params: summed_loss(model, step, layout, join(params, fixed), batch, key_or_none, causal),
+        has_aux=True,
     )(params)
     gradients = jax.tree.map(lambda gradient: gradient.astype(jnp.float32), gradients)
     return lax.with_sharding_constraint(gradients, shardings), rows

@@ -1,5 +1,7 @@
 """The one attention rule: intervals are the rule written out, and every implementation follows them."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,6 +76,28 @@ def test_plain_attention_is_the_textbook_s(kv_heads):
             shared = head // (6 // kv_heads)
             expected = naive(query[row, :, head], key[row, :, shared], value[row, :, shared], allowed[row], 0.3)
             np.testing.assert_allclose(ours[row, :, head], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [7, 64, 301])
+def test_where_all_is_causal_blocks_of_queries_change_nothing(length):
+    """Values and gradients, at lengths that are no multiple of a block, for packed rows with padding, with a bias."""
+    random = np.random.default_rng(0)
+    rows = [[example(random, places) for places in split] for split in ((length // 2, length // 3), (length,))]
+    packed = batch(rows, length)
+    real = (packed.segments > 0)[..., None, None]  # what padding sees is nobody's concern
+    query, cotangent = random.normal(size=(2, 2, length, 4, 8)).astype(np.float32)
+    key, value = random.normal(size=(2, 2, length, 2, 8)).astype(np.float32)
+    bias = random.normal(size=(1, 4, length, length)).astype(np.float32)
+
+    @partial(jax.jit, static_argnums=0)
+    def attend(causal, *inputs):
+        seen = attention.visible(jnp.asarray(packed.segments), jnp.asarray(packed.levels), causal)
+        out, back = jax.vjp(lambda q, k, v, b: attention.attend(q, k, v, seen, 0.3, b, "plain"), *inputs)
+        return out * real, back(cotangent * real)
+
+    inputs = query, key, value, bias
+    close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(close, attend(True, *inputs), attend(False, *inputs))
 
 
 def test_grouped_heads_are_repeated_heads():

@@ -38,6 +38,14 @@ def test_examples_keep_the_contract(objective, encoder_decoder, piece, key):
 
 
 @pytest.mark.parametrize(("objective", "encoder_decoder"), CASES)
+@pytest.mark.parametrize("mode", [None, "[X]"])
+def test_what_is_called_causal_sees_nothing_behind_itself(objective, encoder_decoder, mode):
+    objective = dataclasses.replace(objective, mode=mode)
+    shown = show(objective, np.arange(20, 60, dtype=np.int32), (1,), encoder_decoder)
+    assert objectives.causal_only([objective], encoder_decoder) == bool((np.diff(shown.levels) > 0).all())
+
+
+@pytest.mark.parametrize(("objective", "encoder_decoder"), CASES)
 @given(pieces)
 def test_the_same_key_gives_the_same_example_and_the_piece_stays_as_it_was(objective, encoder_decoder, piece):
     before = piece.copy()
