@@ -95,7 +95,7 @@ def train(arguments: Sequence[str], console: Console) -> None:
         ("compiling", [f"{side.facts['compiling']:,.1f} s" for side in sides]),
         ("first step after", [f"{side.facts['first_step']:,.1f} s" for side in sides]),
         ("waiting for data", [f"{pairs.median(s, 'waiting'):.2%}" if "waiting" in s.turns[0] else "" for s in sides]),
-        ("loss of the last step", [f"{side.turns[-1]['loss']:.3f}" for side in sides]),
+        ("loss of the first step", [f"{side.facts['first_loss']:.4f}" for side in sides]),
     ]
     _show(console, sides, rows, turns.out)
 

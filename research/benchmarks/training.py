@@ -5,14 +5,16 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from research import config, data, models, runtime
+from research import config, data, interop, models, runtime
 from research.benchmarks.pairs import Made, Measured
 from research.config import Experiment
+from research.interop import config_json
 from research.objectives import Batch
 from research.training import flops, loop, sharding, state
 
@@ -32,8 +34,8 @@ def ours(experiment: Experiment) -> Made:
     step = programs.train_step.lower(run, first).compile()  # type: ignore[attr-defined]
     compiled = time.monotonic()
     run, metrics = step(run, first)
-    jax.block_until_ready(metrics)
     facts = {
+        "first_loss": float(metrics.loss),
         "parameters": models.size(run.params),
         "compiling": compiled - compiling,
         "first_step": time.monotonic() - began,
@@ -58,34 +60,33 @@ def ours(experiment: Experiment) -> Made:
                 jax.device_get(pending)
                 previous = _lap(seconds, previous)
             pending = metrics
-        loss = float(jax.device_get(metrics).loss)
+        jax.device_get(metrics)
         _lap(seconds, previous)
-        return _measured(seconds, unpadded, facts, loss) | {"waiting": waited / sum(seconds)}
+        return _measured(seconds, unpadded, facts) | {"waiting": waited / sum(seconds)}
 
     return facts, turn
 
 
 def theirs(experiment: Experiment, precision: str) -> Made:
-    """`transformers` on torch: SDPA, `torch.compile`, fused AdamW (or torch's own Muon), the same batches, with our
-    packed documents seeing each other, which costs it nothing. On a GPU SDPA is cuDNN's."""
+    """`transformers` on torch: SDPA, `torch.compile`, fused AdamW (or torch's own Muon), from the same weights, on the
+    same batches, whose packed documents see each other there, which costs it nothing. On a GPU SDPA is cuDNN's."""
+    jax.config.update("jax_platforms", "cpu")  # only to make the weights
     import torch
     import transformers
     from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    from research.interop import config_json
 
     began = time.monotonic()
     transformers.logging.set_verbosity_error()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_float32_matmul_precision("high" if precision == "bfloat16" else "highest")
     experiment, corpus = opened(experiment)
-    settings, _ = config_json.write(replace(experiment.model, dropout=0.0))
+    experiment = replace(experiment, model=replace(experiment.model, dropout=0.0))
+    settings, _ = config_json.write(experiment.model)
     with tempfile.TemporaryDirectory() as folder:
-        transformers.AutoConfig.for_model(**settings).save_pretrained(folder)
+        params = models.init(experiment.model, state.key(experiment.seed, 0, "parameters"))
+        interop.write(Path(folder, "model"), experiment.model, params, None)
         architecture = getattr(transformers, settings["architectures"][0])
-        model = architecture._from_config(
-            transformers.AutoConfig.from_pretrained(folder), attn_implementation="sdpa"
-        ).to(device)
+        model = architecture.from_pretrained(Path(folder, "model"), attn_implementation="sdpa").to(device).train()
     optimizers = _torch_optimizers(model, experiment.optimizer)
     compiled = torch.compile(model)
     batches = itertools.cycle([_inputs(corpus.batch(step), settings, device) for step in range(BATCHES)])
@@ -109,9 +110,9 @@ def theirs(experiment: Experiment, precision: str) -> Made:
 
     with attending():
         compiling = time.monotonic()
-        float(step())
-        float(step())
+        first_loss = float(step())
     facts = {
+        "first_loss": first_loss,
         "parameters": sum(each.numel() for each in model.parameters()),
         "compiling": time.monotonic() - compiling,
         "first_step": time.monotonic() - began,
@@ -130,9 +131,9 @@ def theirs(experiment: Experiment, precision: str) -> Made:
                     float(pending)
                     previous = _lap(seconds, previous)
                 pending = loss
-            last = float(loss)
+            float(loss)
         _lap(seconds, previous)
-        measured = _measured(seconds, count * sum(shown) / BATCHES, facts, last)
+        measured = _measured(seconds, count * sum(shown) / BATCHES, facts)
         if device == "cuda":
             measured["memory"] = torch.cuda.max_memory_allocated()
         return measured
@@ -160,7 +161,7 @@ def _lap(seconds: list[float], previous: float) -> float:
     return now
 
 
-def _measured(seconds: list[float], unpadded: float, facts: Measured, loss: float) -> Measured:
+def _measured(seconds: list[float], unpadded: float, facts: Measured) -> Measured:
     steps = np.array(seconds)
     return {
         "rate": len(steps) * facts["tokens"] / steps.sum(),
@@ -168,7 +169,6 @@ def _measured(seconds: list[float], unpadded: float, facts: Measured, loss: floa
         "step": float(np.median(steps)),
         "spread": float(np.subtract(*np.percentile(steps, [90, 10]))),
         "memory": runtime.peak_memory(),
-        "loss": loss,
     }
 
 

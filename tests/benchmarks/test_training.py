@@ -1,0 +1,44 @@
+"""What is measured beside the peer is the same work."""
+
+from dataclasses import replace
+
+import pytest
+
+from research.benchmarks import feeding, training
+from research.config import Causal, Data, Experiment, Masked, Model, Optimizer, Schedule
+from research.models import families
+
+SMALL = Experiment(
+    model=Model(width=32, depth=2, heads=2, mlp_width=48),
+    objectives=(Causal(),),
+    data=Data(source="python-docs", tokenizer="bytes", length=32, batch=8),
+    optimizer=Optimizer(learning_rate=1e-3),
+    schedule=Schedule(steps=100, warmup=1),
+)
+
+
+def test_ours_counts_tokens_and_seconds():
+    facts, turn = training.ours(SMALL)
+    measured = turn(3)
+    assert facts["tokens"] == 8 * 32
+    assert 0 < measured["unpadded_rate"] <= measured["rate"]
+    assert 0 < measured["step"] < 60 and 0 <= measured["waiting"] <= 1
+    assert measured["rate"] == pytest.approx(8 * 32 / measured["step"], rel=3)
+
+
+def test_the_loader_alone_gives_the_batches_of_the_run():
+    facts, turn = feeding.loading(SMALL)
+    assert facts["tokens"] == 8 * 32 and turn(5)["rate"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "objective"), [(families.GPT2, Causal()), (families.BERT, Masked())])
+def test_the_peer_begins_with_the_same_loss(family, objective):
+    """But for rows in which a document ends: there, those of the peer see each other."""
+    model = replace(family, width=32, depth=2, heads=2, mlp_width=48, vocabulary=0, dropout=0.0)
+    experiment = replace(SMALL, model=model, objectives=(objective,))
+    ours, _ = training.ours(experiment)
+    theirs, turn = training.theirs(experiment, "float32")
+    assert theirs["parameters"] == ours["parameters"]
+    assert theirs["first_loss"] == pytest.approx(ours["first_loss"], abs=0.01)
+    assert turn(2)["rate"] > 0
