@@ -1,7 +1,7 @@
 """The steps of a run, and what happens between them."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -35,9 +35,10 @@ class Programs:
     eval_step: EvalStep
 
 
-def programs(experiment: Experiment) -> Programs:
-    """For a resolved experiment. Raises InputError if the mesh, the model and the batch do not fit each other."""
-    layout = sharding.layout(experiment.mesh, experiment.model)
+def programs(experiment: Experiment, devices: Sequence[jax.Device] | None = None) -> Programs:
+    """For a resolved experiment, on `devices` (all, if None). Raises InputError if the mesh, the model and the batch do
+    not fit each other."""
+    layout = sharding.layout(experiment.mesh, experiment.model, devices)
     sharding.check_batch(layout, experiment.data.batch, experiment.step.accumulation)
     schedule = optimizer.schedule(experiment.schedule, experiment.optimizer.learning_rate)
     frozen = freezing.frozen(experiment)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -178,6 +179,16 @@ def logical_rules(layout: Layout) -> Iterator[None]:
 def put(layout: Layout, batch: Batch) -> Batch:
     """A batch on the devices. `batch` holds the rows of this process, in the order of `jax.process_index`."""
     return jax.tree.map(lambda array: jax.make_array_from_process_local_data(layout.batch, array), batch)
+
+
+def abstract_batch(layout: Layout, rows: int, length: int, source_length: int | None = None) -> Batch:
+    """Shapes, types and shardings of a batch, for compiling ahead of time; with a source side if that has a length."""
+
+    def side(length: int, source: Batch | None) -> Batch:
+        tokens = jax.ShapeDtypeStruct((rows, length), jnp.int32, sharding=layout.batch)
+        return Batch(tokens, tokens, tokens.update(dtype=jnp.float32), tokens, tokens, tokens, source)
+
+    return side(length, None if source_length is None else side(source_length, None))
 
 
 def _divisors(number: int) -> list[int]:

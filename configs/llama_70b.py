@@ -1,0 +1,34 @@
+"""The shape of Llama 3.1 70B, trained from scratch on 1.4 trillion tokens, 20 for each parameter.
+
+./launch/local.sh plan configs/llama_70b.py --topology v5p:8x8x8
+./launch/tpu_pod.sh --name NAME --zone ZONE --type v5p-1024 train configs/llama_70b.py --workdir gs://BUCKET/RUN \
+    --data.source 'jsonl:gs://BUCKET/corpus/*.jsonl#text' --data.tokenizer DIR
+
+Hardware: 512 chips of a TPU v5p; `docs/scale.md` has what others need and how fast they are predicted to be.
+Expected: not measured yet.
+"""
+
+from dataclasses import replace
+
+from research.config import Causal, Data, Evaluation, Experiment, Mesh, Optimizer, Schedule, Step
+from research.models import families
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        model=replace(families.llama("70b"), remat="full"),
+        objectives=(Causal(),),
+        data=Data(
+            source="jsonl:corpus/*.jsonl#text",
+            held_out=0.0001,
+            tokenizer="meta-llama/Llama-3.1-70B",
+            length=4096,
+            batch=1024,
+            workers=4,
+        ),
+        optimizer=Optimizer(learning_rate=1.5e-4),
+        schedule=Schedule(steps=334_000, warmup=2000),
+        mesh=Mesh(data=1, fsdp=-1),
+        step=Step(accumulation=2, compute="bfloat16"),
+        evaluation=Evaluation(every=1000, batches=4),
+    )

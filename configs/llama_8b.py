@@ -1,0 +1,34 @@
+"""The shape of Llama 3.1 8B, trained from scratch on 160 billion tokens, 20 for each parameter.
+
+./launch/local.sh plan configs/llama_8b.py --topology v5p:4x4x4
+./launch/tpu_pod.sh --name NAME --zone ZONE --type v5p-128 train configs/llama_8b.py --workdir gs://BUCKET/RUN \
+    --data.source 'jsonl:gs://BUCKET/corpus/*.jsonl#text' --data.tokenizer DIR
+
+Hardware: 64 chips of a TPU v5p; `docs/scale.md` has what others need and how fast they are predicted to be.
+Expected: not measured yet.
+"""
+
+from dataclasses import replace
+
+from research.config import Causal, Data, Evaluation, Experiment, Mesh, Optimizer, Schedule, Step
+from research.models import families
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        model=replace(families.llama("8b"), remat="full"),
+        objectives=(Causal(),),
+        data=Data(
+            source="jsonl:corpus/*.jsonl#text",
+            held_out=0.0005,
+            tokenizer="meta-llama/Llama-3.1-8B",
+            length=4096,
+            batch=512,
+            workers=4,
+        ),
+        optimizer=Optimizer(learning_rate=3e-4),
+        schedule=Schedule(steps=76_000, warmup=2000),
+        mesh=Mesh(data=1, fsdp=-1),
+        step=Step(accumulation=8, compute="bfloat16"),
+        evaluation=Evaluation(every=1000, batches=4),
+    )

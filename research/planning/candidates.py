@@ -1,0 +1,111 @@
+"""Other ways to run the same experiment on a topology: mesh, recomputation, rows per chip. What is computed stays.
+
+They are ranked by a rough estimate, so that only a few are compiled; what is reported comes from compiling alone.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from research.config import Experiment, Model
+from research.planning.chips import LINK_SHARE, Topology
+from research.planning.compiling import Compiled
+from research.training.flops import train_flops
+
+REMATS = ("none", "dots", "full")
+RECOMPUTED = {"none": 0.0, "dots": 0.05, "full": 1 / 3}  # of the FLOPs of a step, done once more
+ROOM = 0.9  # of a chip's memory that a rough estimate may fill
+
+
+@dataclass(frozen=True)
+class Rough:
+    """Estimated without compiling."""
+
+    state: float  # bytes of one device: parameters, optimizer
+    temporary: float  # the most bytes beside them
+    seconds: float  # of a step
+
+
+def alternatives(experiment: Experiment, topology: Topology, compiled: Compiled, count: int) -> list[Experiment]:
+    """The most promising variants of a resolved experiment, best first; the experiment itself is not among them.
+
+    `compiled` is the experiment itself: by how much its temporaries were misjudged, the others' are taken to be.
+    """
+    experiment = replace(experiment, mesh=replace(experiment.mesh, **compiled.mesh))
+    misjudged = compiled.temporary / rough(experiment, topology, compiled.count).temporary
+    scored = []
+    for variant in _variants(experiment, topology):
+        guess = rough(variant, topology, compiled.count)
+        needed = guess.state + misjudged * guess.temporary
+        if needed <= ROOM * topology.chip.memory and variant != experiment:
+            scored.append((guess.seconds, needed, len(scored), variant))
+    return [variant for *_, variant in sorted(scored)[:count]]
+
+
+def _variants(experiment: Experiment, topology: Topology) -> Iterator[Experiment]:
+    chips, rows = topology.chips, experiment.data.batch
+    model = experiment.model
+    tensors = [
+        size for size in (1, 2, 4, 8) if not any(s % size for s in (model.heads, model.mlp_width, model.vocabulary))
+    ]
+    for tensor in tensors:
+        if chips % tensor or math.prod(topology.shape) % tensor:
+            continue
+        for fsdp in _divisors(math.prod(topology.shape) // tensor):
+            data = chips // tensor // fsdp
+            if model.width % fsdp or rows % (data * fsdp):
+                continue
+            mesh = replace(experiment.mesh, data=data, fsdp=fsdp, tensor=tensor)
+            share = rows // (data * fsdp)
+            for remat, micro in itertools.product(REMATS, (m for m in _divisors(share) if m <= 16)):
+                yield replace(
+                    experiment,
+                    mesh=mesh,
+                    model=replace(model, remat=remat),
+                    step=replace(experiment.step, accumulation=share // micro),
+                )
+
+
+def rough(experiment: Experiment, topology: Topology, parameters: int) -> Rough:
+    """Memory and time of a step with all sizes of the mesh given, from sizes alone."""
+    model, data, mesh, step = experiment.model, experiment.data, experiment.mesh, experiment.step
+    chip, width = topology.chip, 2 if step.compute == "bfloat16" else 4
+    shard = mesh.fsdp * mesh.tensor
+    micro = data.batch // step.accumulation // (mesh.data * mesh.fsdp)
+    tokens = micro * data.length
+    layers = model.depth + model.encoder_depth
+    kept = {remat: tokens * _kept(model, data.length, remat, mesh.tensor) for remat in REMATS}
+    logits = 2 * 4 * min(tokens, step.loss_chunk) * model.vocabulary / mesh.tensor
+    state = parameters / shard * 12  # masters and two moments
+    gradients = parameters / shard * (4 + width)  # and the copy that is differentiated
+    # whole kernels of the output layer and, for a moment, of one layer
+    gathered = (
+        parameters / mesh.tensor / (layers + 2) * 2 * width + 3 * 4 * model.width * model.vocabulary / mesh.tensor
+    )
+    temporary = gradients + gathered + layers * kept[model.remat] + kept["none"] + logits
+
+    work = data.batch * train_flops(model, data) * (1 + RECOMPUTED[model.remat]) / topology.chips / chip.flops
+    scores = 40 * tokens * data.length * model.heads / mesh.tensor * layers * step.accumulation / chip.bandwidth
+    speed = chip.link * LINK_SHARE * max(1, 2 * chip.dimensions)
+    passes = 3 if model.remat == "full" else 2
+    weights = step.accumulation * parameters / mesh.tensor * width * (passes + 1) * (mesh.fsdp - 1) / mesh.fsdp
+    sums = step.accumulation * 4 * parameters / shard * 2 * (mesh.data > 1)
+    stream = step.accumulation * layers * 4 * passes * tokens * model.width * width * (mesh.tensor > 1)
+    across = 4 * parameters / shard * 2 / chip.network * (topology.slices > 1)
+    return Rough(state, temporary, work / 0.7 + scores + (weights + sums + stream) / speed + across)
+
+
+def _kept(model: Model, length: int, remat: str, tensor: int) -> float:
+    """Bytes per token and layer, of 2 bytes an element, that are kept for the backward pass."""
+    if remat == "full":
+        return 2 * model.width
+    products = 2 * model.width * 2 + 2 * (model.heads + 2 * model.kv_heads) * model.head_width / tensor
+    products += 2 * model.mlp_width * (2 if model.gated else 1) / tensor
+    if remat == "dots":
+        return products + 2 * model.width
+    return 2 * products + 8 * model.width + 10 * length * model.heads / tensor
+
+
+def _divisors(number: int) -> list[int]:
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]

@@ -1,0 +1,233 @@
+"""What one device does when it runs a compiled program once: FLOPs, bytes of its memory, cycles, and collectives.
+
+Compilers' own totals count the body of a loop once; here every loop counts as often as it runs. FLOPs are those of
+matrix products and convolutions. Bytes of memory are what each instruction that is not inside a fusion reads and
+writes in the large memory; of a stacked array of which it takes or changes one slice, that slice.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from research.planning import hlo
+from research.planning.hlo import Computation, Instruction, Program, Shape
+
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all"}
+FREE |= {"copy-done", "partition-id", "replica-id", "iota", "opt-barrier", "async-done", "async-update"}
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One collective operation as one device takes part in it."""
+
+    kind: str  # of COLLECTIVES
+    bytes: float  # of the whole array: gathered, reduced or exchanged by a group; of one message of a permutation
+    members: np.ndarray  # [groups, members]; [pairs, 2] for a permutation
+    times: float  # how often a step does it
+    overlapped: bool  # starts and ends at different places of the schedule
+
+
+@dataclass(frozen=True)
+class Piece:
+    """An instruction, or a fusion of several, which runs as one kernel."""
+
+    flops: float
+    bytes: float  # read from and written to the large memory
+    cycles: float  # the compiler's own estimate; 0 where it gives none
+    times: float  # how often a step runs it
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of one step on one device, in the order of the schedule."""
+
+    pieces: tuple[Piece, ...]
+    collectives: tuple[Collective, ...]
+
+    @property
+    def flops(self) -> float:
+        """Of all matrix products, those that are computed again for the backward pass included."""
+        return sum(piece.flops * piece.times for piece in self.pieces)
+
+    @property
+    def bytes(self) -> float:
+        """Read from and written to the large memory."""
+        return sum(piece.bytes * piece.times for piece in self.pieces)
+
+
+def count(program: Program, devices: int) -> Work:
+    """Of one run of the program, compiled for so many devices."""
+    pieces, collectives = [], []
+    for computation, instruction, times in _kernels(program, program.computations[program.entry], 1.0):
+        flops = 0.0
+        for around, each, fused in _parts(program, computation, instruction):
+            if each.opcode in ("dot", "convolution"):
+                flops += _flops(around, each)
+            kind = each.opcode.removesuffix("-start")
+            if kind in COLLECTIVES:
+                collectives.append(_collective(around, each, kind, times, fused, devices))
+        if instruction.opcode in FREE or instruction.opcode.endswith("-done"):
+            continue
+        estimated = re.search(r'"estimated_cycles":"(\d+)"', instruction.attributes)
+        moved = (
+            0.0
+            if instruction.opcode.removesuffix("-start") in COLLECTIVES
+            else _moved(program, computation, instruction)
+        )
+        pieces.append(Piece(flops, moved, float(estimated.group(1)) if estimated else 0.0, times))
+    return Work(tuple(pieces), tuple(collectives))
+
+
+def _kernels(
+    program: Program, computation: Computation, times: float
+) -> Iterator[tuple[Computation, Instruction, float]]:
+    """Every instruction that runs by itself, with its computation, and how often. Of a conditional, every branch
+    counts."""
+    for instruction in computation.values():
+        yield computation, instruction, times
+        loop = instruction.opcode == "while"
+        for name in _called(instruction):
+            often = times * (hlo.trip_count(program, instruction) if loop else 1)
+            yield from _kernels(program, program.computations[name], often)
+
+
+def _called(instruction: Instruction) -> list[str]:
+    """The computations that an instruction runs as a part of the program, not as a part of itself."""
+    match instruction.opcode:
+        case "while":
+            names = [instruction.called("body")]
+        case "call":
+            names = [instruction.called("to_apply")]
+        case "async-start":
+            names = [instruction.called("calls")]
+        case "conditional":
+            branches = re.search(r"branch_computations=\{([^}]*)\}", instruction.attributes)
+            names = [instruction.called("true_computation"), instruction.called("false_computation")]
+            names += re.findall(r"[\w.\-]+", branches.group(1)) if branches else []
+        case _:
+            names = []
+    return [name for name in names if name]
+
+
+def _parts(
+    program: Program, computation: Computation, instruction: Instruction, fused: bool = False
+) -> Iterator[tuple[Computation, Instruction, bool]]:
+    """An instruction, or those that are fused in it, with their computation, and whether they are."""
+    if instruction.opcode != "fusion":
+        yield computation, instruction, fused
+        return
+    inside = program.computations[instruction.called("calls") or ""]
+    for each in inside.values():
+        yield from _parts(program, inside, each, True)
+
+
+def _flops(computation: Computation, product: Instruction) -> float:
+    left, right = (computation[name].shapes[0] for name in product.operands[:2])
+    out = product.shapes[0]
+    if product.opcode == "dot":
+        contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", product.attributes)
+        dims = [int(dim) for dim in contracted.group(1).split(",") if dim] if contracted else []
+        return 2 * out.elements * math.prod(left.dims[dim] for dim in dims)
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", product.attributes)
+    assert labels is not None
+    of_left, of_right, of_out = labels.groups()
+    window = re.search(r"window=\{([^}]*)\}", product.attributes)
+    fields = dict(part.split("=") for part in window.group(1).split()) if window else {}
+    count = 2.0 * out.dims[of_out.index("b")] * out.dims[of_out.index("f")] * right.dims[of_right.index("i")]
+    for place, spatial in enumerate(sorted(label for label in of_left if label.isdigit())):
+        size = left.dims[of_left.index(spatial)]
+        kernel, outputs = right.dims[of_right.index(spatial)], out.dims[of_out.index(spatial)]
+        count *= _valid(size, kernel, outputs, {key: value.split("x")[place] for key, value in fields.items()})
+    return count
+
+
+def _valid(size: int, kernel: int, outputs: int, window: dict[str, str]) -> int:
+    """Pairs of an output and a kernel place that meet an element of the input, neither padding nor a dilation's hole:
+    a TPU's batched products are convolutions in which few pairs do."""
+    stride, low = int(window.get("stride", 1)), int(window.get("pad", "0_0").split("_")[0])
+    dilate, spread = int(window.get("lhs_dilate", 1)), int(window.get("rhs_dilate", 1))
+    at = np.arange(outputs)[:, None] * stride + np.arange(kernel) * spread - low
+    return int(np.sum((at >= 0) & (at % dilate == 0) & (at // dilate < size)))
+
+
+def _collective(
+    computation: Computation, instruction: Instruction, kind: str, times: float, fused: bool, devices: int
+) -> Collective:
+    """An all-reduce inside a fusion, of which the fusion keeps a part, is what a TPU does for a reduce-scatter."""
+    given = sum(computation[name].bytes for name in instruction.operands if name in computation)
+    overlapped = instruction.opcode.endswith("-start")
+    if kind == "collective-permute":
+        return Collective(kind, given, hlo.pairs(instruction.attributes), times, overlapped)
+    members = hlo.groups(instruction.attributes, devices)
+    if kind == "all-reduce" and fused:
+        kind = "reduce-scatter"
+    whole = given * members.shape[1] if kind in ("all-gather", "all-to-all") else given
+    return Collective(kind, whole, members, times, overlapped)
+
+
+def _moved(program: Program, computation: Computation, instruction: Instruction) -> float:
+    """Bytes that an instruction reads from and writes to the large memory."""
+    operands = [computation[name] for name in instruction.operands if name in computation]
+    outputs = instruction.shapes[:1] if instruction.opcode == "copy-start" else instruction.shapes
+    match instruction.opcode:
+        case "dynamic-slice" | "gather" | "slice":
+            return 2 * _large(outputs)
+        case "dynamic-update-slice":
+            return 2 * _large(operands[1].shapes)
+        case "fusion":
+            inside = program.computations[instruction.called("calls") or ""]
+            return _fused(inside, instruction, operands)
+        case _:
+            return _large(outputs) + sum(_large(operand.shapes) for operand in operands)
+
+
+def _fused(inside: Computation, fusion: Instruction, operands: list[Instruction]) -> float:
+    """Of a fusion: whole arrays, except where it slices a parameter, or writes a slice into one in place."""
+    users: dict[str, list[Instruction]] = {name: [] for name in inside}
+    for each in inside.values():
+        for name in each.operands:
+            users[name].append(each)
+    root = next(each for each in inside.values() if each.root)
+    roots = [inside[name] for name in root.operands] if root.opcode == "tuple" else [root]
+    total = 0.0
+    for shape, end in zip(fusion.shapes, roots, strict=False):
+        source = _through(inside, end)
+        written = inside[source.operands[1]].shapes[0] if source.opcode == "dynamic-update-slice" else shape
+        total += 0 if shape.space else min(written.bytes, shape.bytes)
+    parameters = {each.arguments: each for each in inside.values() if each.opcode == "parameter"}
+    for number, operand in enumerate(operands):
+        if not operand.shapes or operand.shapes[0].space:
+            continue
+        total += _read(users, parameters[str(number)]) if str(number) in parameters else _large(operand.shapes)
+    return total
+
+
+def _read(users: dict[str, list[Instruction]], parameter: Instruction) -> float:
+    """Bytes of a fusion's parameter that it reads."""
+    read = 0.0
+    pending = list(users[parameter.name])
+    names = {parameter.name}
+    while pending:
+        user = pending.pop()
+        if user.opcode in ("bitcast", "convert", "copy", "reshape"):
+            names.add(user.name)
+            pending += users[user.name]
+        elif user.opcode in ("dynamic-slice", "slice", "gather") and user.operands[0] in names:
+            read += user.bytes
+        elif user.opcode != "dynamic-update-slice" or user.operands[0] not in names:
+            return parameter.bytes
+    return min(read, parameter.bytes)
+
+
+def _through(inside: Computation, instruction: Instruction) -> Instruction:
+    while instruction.opcode in ("bitcast", "convert", "copy"):
+        instruction = inside[instruction.operands[0]]
+    return instruction
+
+
+def _large(shapes: tuple[Shape, ...]) -> float:
+    return sum(shape.bytes for shape in shapes if shape.space == 0)

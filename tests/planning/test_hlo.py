@@ -1,0 +1,99 @@
+"""What is read in the text of a compiled program: loops, groups of devices, and how much work there is."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from research.planning import counting, hlo
+
+SIZE = 64
+
+
+def work(function, *arguments, devices=1, **options):
+    text = jax.jit(function, **options).lower(*arguments).compile().as_text()
+    return counting.count(hlo.parse(text), devices)
+
+
+def test_groups_of_devices_are_read_in_all_notations():
+    """Of a mesh of 2 x 4: who communicates along the second axis, and along the first."""
+    rows, columns = np.arange(8).reshape(2, 4), np.arange(8).reshape(2, 4).T
+    for text, expected in {
+        "replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}": rows,
+        "replica_groups=[2,4]<=[8], use_global_device_ids=true": rows,
+        "replica_groups=[4,2]<=[2,4]T(1,0), dimensions={0}": columns,
+        "replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, dimensions={1}": rows,
+        "replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_0'}, dimensions={1}": columns,
+        "replica_groups=mesh['a'=1,'b'=4,'c'=2], device_ids=([2,4]T(1,0)) {'b'}, dimensions={1}": rows,
+        "replica_groups=mesh['a'=4,'b'=2], device_ids=(0,4,1,5,2,6,3,7) {'b'}, dimensions={1}": columns,
+        "replica_groups={}, to_apply=%add": np.arange(8)[None],
+    }.items():
+        np.testing.assert_array_equal(hlo.groups(text, 8), expected)
+    np.testing.assert_array_equal(hlo.pairs("source_target_pairs={{0,1},{1,0}}, channel_id=1"), [[0, 1], [1, 0]])
+
+
+def test_shapes_have_their_bytes_and_their_memory():
+    text = """HloModule m
+
+ENTRY %main (p: bf16[4,8]) -> (bf16[4,8], s32[]) {
+  %p = bf16[4,8]{1,0:T(8,128)(2,1)S(1)} parameter(0)
+  %c = s32[]{:T(128)} constant(3)
+  ROOT %t = (bf16[4,8]{1,0:T(8,128)(2,1)S(1)}, /*index=1*/s32[]{:T(128)}) tuple(%p, %c)
+}
+"""
+    program = hlo.parse(text)
+    main = program.computations[program.entry]
+    assert [(each.opcode, each.bytes) for each in main.values()] == [("parameter", 64), ("constant", 4), ("tuple", 68)]
+    assert main["p"].shapes[0].space == 1 and main["c"].shapes[0].space == 0
+    assert main["t"].operands == ("p", "c") and main["t"].root
+
+
+def test_a_loop_counts_as_often_as_it_runs():
+    x, kernels = jnp.ones((SIZE, SIZE)), jnp.ones((7, SIZE, SIZE))
+    looped = work(lambda x, kernels: lax.scan(lambda x, kernel: (x @ kernel, None), x, kernels)[0], x, kernels)
+    assert looped.flops == 7 * 2 * SIZE**3
+    # a step reads its kernel and the running product and writes that; not all kernels
+    assert 7 * 3 * 4 * SIZE**2 <= looped.bytes < 7 * 12 * 4 * SIZE**2
+
+
+@pytest.mark.parametrize(
+    ("convolution", "shapes", "flops"),
+    [
+        # a batched product, as TPUs write it: 4 batches of (8 x 16) (16 x 32)
+        (
+            "window={size=4 stride=3 lhs_dilate=4}, dim_labels=0bf_0oi->0bf",
+            ("[4,8,16]", "[4,32,16]", "[4,8,32]"),
+            2 * 4 * 8 * 16 * 32,
+        ),
+        # a plain product whose contracted axis is in two parts
+        ("window={size=4}, dim_labels=b0f_0io->bf0", ("[8,4,16]", "[4,16,32]", "[8,32,1]"), 2 * 8 * 4 * 16 * 32),
+        # an outer product over a padded axis
+        (
+            "window={size=1x8 pad=0_0x7_7 rhs_reversal=0x1}, dim_labels=0bf1_i1o0->0b1f",
+            ("[1,2,16,1]", "[16,8,32,1]", "[1,2,8,32]"),
+            2 * 2 * 16 * 8 * 32,
+        ),
+    ],
+)
+def test_products_that_are_convolutions_count_what_they_multiply(convolution, shapes, flops):
+    left, right, out = shapes
+    text = f"""HloModule m
+
+ENTRY %main (a: f32{left}, b: f32{right}) -> f32{out} {{
+  %a = f32{left}{{0}} parameter(0)
+  %b = f32{right}{{0}} parameter(1)
+  ROOT %c = f32{out}{{0}} convolution(%a, %b), {convolution}
+}}
+"""
+    assert counting.count(hlo.parse(text), 1).flops == flops
+
+
+def test_a_sum_over_devices_is_found_with_its_size_and_its_group():
+    mesh = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    split = jax.NamedSharding(mesh, jax.P(None, "fsdp"))
+    x = jax.ShapeDtypeStruct((16, 32), jnp.float32, sharding=split)
+    done = work(lambda x: x.sum(axis=1), x, devices=8, out_shardings=jax.NamedSharding(mesh, jax.P()))
+    (reduced,) = [each for each in done.collectives if each.kind == "all-reduce"]
+    assert reduced.bytes == 16 * 4 and reduced.times == 1
+    np.testing.assert_array_equal(reduced.members, np.arange(8).reshape(2, 4))
