@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from research import objectives
 from research.config import Experiment
 from research.planning.chips import GIB
 from research.training import sharding
@@ -41,10 +42,11 @@ def activations(experiment: Experiment, programs: Programs) -> float:
 
     params = jax.tree.map(cast, programs.state.params)
     key = jax.eval_shape(lambda: jax.random.key(0)) if model.dropout else None
+    causal = objectives.causal_only(experiment.objectives, model.encoder_depth > 0)
 
     def backward(params: Any, batch: Any, key: Any) -> Any:
         with sharding.logical_rules(layout):
-            return jax.vjp(lambda p: summed_loss(model, experiment.step, layout, p, batch, key)[0], params)[1]
+            return jax.vjp(lambda p: summed_loss(model, experiment.step, layout, p, batch, key, causal)[0], params)[1]
 
     kept = jax.tree.leaves(jax.eval_shape(backward, params, batch, key))
     known = {(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(params)}

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from research import config, plan
-from research.config import Data, Experiment, Mesh, Model, Schedule, Step
+from research.config import Data, Experiment, Masked, Mesh, Model, Schedule, Step
 from research.errors import InputError
 from research.planning import candidates, chips, compiling, counting, hlo, report, roofline
 from research.planning.compiling import Compiled
@@ -71,7 +71,9 @@ def test_collectives_run_over_the_axes_that_split_something(compiled):
 def test_model_flops_are_those_that_the_compiler_counts():
     """On one device, without loops or recomputation, where its total is right."""
     model = dataclasses.replace(SMALL.model, remat="none", unroll=SMALL.model.depth)
-    one = resolved(dataclasses.replace(SMALL, model=model, mesh=Mesh(), step=Step(loss_chunk=10**6)))
+    everything = (Masked(),)  # every pair of places, as model FLOPs count them
+    one = dataclasses.replace(SMALL, model=model, objectives=everything, mesh=Mesh(), step=Step(loss_chunk=10**6))
+    one = resolved(one)
     programs = loop.programs(one, jax.devices()[:1])
     batch = sharding.abstract_batch(programs.layout, one.data.batch, one.data.length)
     program = programs.train_step.lower(programs.state, batch).compile()
@@ -138,6 +140,7 @@ def test_the_step_compiles_for_a_tpu_that_is_not_there():
     topology = chips.topology("v5e:2x2", 1)
     tiny = Experiment(
         model=Model(vocabulary=256, width=128, depth=3, heads=1, mlp_width=128, tied=True),
+        objectives=(Masked(),),
         data=Data(length=128, batch=4),
         mesh=Mesh(data=1, fsdp=-1),
         step=Step(compute="bfloat16"),
