@@ -22,14 +22,13 @@ from research import config, models
 from research.data.tokenizers import Tokenizer
 from research.evaluation import batching
 from research.evaluation.asking import Asked, Manner, ask
-from research.evaluation.batching import Group, Shape
+from research.evaluation.batching import Beginnings, Rests, Singles
 from research.evaluation.requests import Scorable, Score
-from research.models import Params, Visible
-from research.objectives import Batch, Example, row, stack
+from research.models import Cache, Params, Visible
+from research.objectives import Batch, Example, reading, row, stack
 from research.training import sharding
 from research.training.sharding import Layout
 
-SHAPES = 4  # programs for single examples, and as many for those with shared beginnings
 TOKENS = 65_536  # places that a batch holds
 TOKENS_ON_CPU = 4096
 LOGITS = 1 << 25  # numbers that exist at once
@@ -138,149 +137,196 @@ def judge(
     ahead = 0 if on_cpu else 1  # batches under way while results are read; on CPUs, two would wait for the same cores
     banned = np.zeros(model.config.vocabulary, bool)
     banned[list(forbidden)] = True
-    groups = batching.groups(examples)
-    plan: list[tuple[Shape, list[Group | None]]] = []
-    for shared in (True, False):
-        chosen = [group for group in groups if (len(group.members) > 1) == shared]
-        shapes = [batching.shape_of(group, examples) for group in chosen]
-        for shape, members in batching.classes(shapes, SHAPES) if chosen else []:
-            plan += [
-                (shape, part) for part in _parts(shape, [chosen[m] for m in members], budget, layout.extent("batch"))
-            ]
-    work = np.cumsum([shape.computed * len(part) for shape, part in plan])
-    running: deque[Array] = deque()
-    for number in range(len(plan) + ahead):
-        if number < len(plan):
-            running.append(_dispatch(model.config, params, layout, banned, *plan[number], examples))
-        if number >= ahead:
-            part = plan[number - ahead][1]
-            yield float(work[number - ahead] / work[-1]), _read(np.asarray(running.popleft()), part, examples)
+    steps = batching.plan(examples, budget, layout.extent("batch"))
+    whole, done = sum(map(batching.cost, steps)), 0
+    running: deque[tuple[Array, list[int | None], int]] = deque()
+    begun: Any = None
+    for step in steps:
+        done += batching.cost(step)
+        if isinstance(step, Beginnings):
+            begun = _begin(model.config, params, layout, step, examples)
+            continue
+        if isinstance(step, Rests):
+            output = _continue(model.config, params, layout, banned, begun, step, examples)
+            rows = [None if row is None else row.example for row in step.rows]
+        else:
+            output, rows = _single(model.config, params, layout, banned, step, examples), step.rows
+        running.append((output, rows, done))
+        if len(running) > ahead:
+            yield _finished(*running.popleft(), whole, examples)
+    while running:
+        yield _finished(*running.popleft(), whole, examples)
 
 
-def _parts(shape: Shape, groups: list[Group], budget: int, devices: int) -> Iterator[list[Group | None]]:
-    """Batches of the same number of groups, as even as possible; None fills up the last."""
-    most = max(1, budget // shape.kept // devices) * devices
-    count = -(-len(groups) // most)
-    size = -(-len(groups) // count // devices) * devices
-    for start in range(0, len(groups), size):
-        part: list[Group | None] = list(groups[start : start + size])
-        yield part + [None] * (size - len(part))
+def _finished(
+    output: Float[Array, "rows scored 3"],
+    rows: Sequence[int | None],
+    done: int,
+    whole: int,
+    examples: Sequence[Example],
+) -> tuple[float, list[tuple[int, Judged]]]:
+    """Waits for a batch, and gives each example its places."""
+    places = np.asarray(output)
+    found = []
+    for of_row, number in zip(places, rows, strict=True):
+        if number is not None:
+            scored = of_row[: int((examples[number].weights > 0).sum())]
+            found.append((number, Judged(scored[:, 0], scored[:, 1] > 0, scored[:, 2] > 0)))
+    return done / whole, found
 
 
-def _dispatch(
+def _single(
     config: config.Model,
     params: Params,
     layout: Layout,
     banned: Bool[np.ndarray, " vocabulary"],
-    shape: Shape,
-    groups: Sequence[Group | None],
+    step: Singles,
     examples: Sequence[Example],
-) -> Float[Array, "groups options scored 3"]:
-    """Starts the computation of a batch."""
-    members = [[examples[n] for n in group.members] if group is not None else [] for group in groups]
-    spots = np.zeros((3, len(groups), shape.options, shape.scored), np.int32)  # place in its row, target, whether first
-    for g, (group, several) in enumerate(zip(groups, members, strict=True)):
-        for k, example in enumerate(several):
-            places = np.flatnonzero(example.weights > 0)
-            spots[0, g, k, : len(places)] = places - (group.first if group else 0)
-            spots[1, g, k, : len(places)] = example.targets[places]
-            spots[2, g, k, 0] = 1
-    source = None
-    if shape.source:
-        firsts = [several[:1] for several in members]
-        source = stack([row(one, shape.length, shape.source) for one in firsts]).source
-    on_devices = functools.partial(jax.device_put, device=layout.sharding(("batch",)))
+) -> Float[Array, "rows scored 3"]:
+    """Starts the computation of whole examples."""
+    shape, several = step.shape, [[] if number is None else [examples[number]] for number in step.rows]
+    batch = stack([row(each, shape.length, shape.source or None) for each in several])
+    spots = _spots([(0, each) for each in several], shape.scored)
     with sharding.logical_rules(layout):
-        if shape.options == 1:
-            batch = stack([row(several, shape.length) for several in members])._replace(source=source)
-            read = (on_devices(batch), on_devices(np.moveaxis(spots, 0, 1)), banned)
-            return _single(config, layout.replicated, params, *read)
-        rows = _rows(shape, groups, members)
-        read = (*map(on_devices, (source, *rows, np.moveaxis(spots, 0, 1))), banned)
-        return _shared(config, layout.replicated, params, *read)
+        return _score_whole(config, layout.replicated, params, *_put(layout, (batch, spots)), banned)
 
 
-def _rows(
-    shape: Shape, groups: Sequence[Group | None], members: Sequence[Sequence[Example]]
-) -> tuple[Int[np.ndarray, "groups 3 context"], Int[np.ndarray, "groups options 3 length"], Int[np.ndarray, " groups"]]:
-    """For the shared beginning, and for what follows it: token, slot in the cache, end of what it sees. The slot of
-    padding is outside of the cache, so that it is kept nowhere. And how long each source is."""
-    nowhere = [[0], [shape.context + shape.length], [1]]
-    beginning = np.tile(np.array(nowhere, np.int32), (len(groups), 1, shape.context))
-    rest = np.tile(np.array(nowhere, np.int32), (len(groups), shape.options, 1, shape.length))
-    sources = np.ones(len(groups), np.int32)
-    for g, (group, several) in enumerate(zip(groups, members, strict=True)):
-        for k, example in enumerate(several):
-            assert group is not None
-            size = len(example.tokens)
-            three = np.stack([example.tokens, np.arange(size), batching.ends(example.levels)])
-            beginning[g, :, : group.shared] = three[:, : group.shared]
-            rest[g, k, :, : size - group.first] = three[:, group.first :]
-            sources[g] = 1 if example.source is None else len(example.source)
-    return beginning, rest, sources
+def _begin(
+    config: config.Model, params: Params, layout: Layout, step: Beginnings, examples: Sequence[Example]
+) -> Cache | Float[Array, "rows source width"]:
+    """Starts the computation of beginnings: of a decoder's keys and values, or of what an encoder makes of sources."""
+    firsts = [None if group is None else examples[group.members[0]] for group in step.rows]
+    with sharding.logical_rules(layout):
+        if config.encoder_depth:
+            read = [[] if one is None or one.source is None else [reading(one.source, True)] for one in firsts]
+            return _encode(config, params, _put(layout, stack([row(each, step.size) for each in read])))
+        places = _nowhere(len(firsts), step.size, step.size)
+        for number, (group, one) in enumerate(zip(step.rows, firsts, strict=True)):
+            if group is not None and one is not None:
+                places[number, :, : group.shared] = _places(one)[:, : group.shared]
+        return _begin_decoding(config, params, _put(layout, places))
+
+
+def _continue(
+    config: config.Model,
+    params: Params,
+    layout: Layout,
+    banned: Bool[np.ndarray, " vocabulary"],
+    begun: Cache | Float[Array, "beginnings source width"],
+    step: Rests,
+    examples: Sequence[Example],
+) -> Float[Array, "rows scored 3"]:
+    """Starts the computation of what follows beginnings."""
+    shape, parts = step.shape, layout.extent("batch")
+    several = [(0, []) if rest is None else (rest.first, [examples[rest.example]]) for rest in step.rows]
+    kept = 0 if config.encoder_depth else step.size
+    places = _nowhere(len(several), shape.length, kept + shape.length)
+    sources = np.ones(len(several), np.int32)
+    for number, (first, each) in enumerate(several):
+        for one in each:
+            places[number, :, : len(one.tokens) - first] = _places(one)[:, first:]
+            sources[number] = 1 if one.source is None else len(one.source)
+    owners = np.array([0 if rest is None else rest.owner for rest in step.rows], np.int32).reshape(parts, -1)
+    read = _put(layout, (owners, places, sources, _spots(several, shape.scored)))
+    with sharding.logical_rules(layout):
+        return _score_rest(config, layout.replicated, params, begun, *read, banned)
+
+
+def _put(layout: Layout, arrays: Any) -> Any:
+    """Arrays on the devices, split along their first axis."""
+    return jax.device_put(arrays, layout.sharding(("batch",)))
+
+
+def _spots(several: Sequence[tuple[int, Sequence[Example]]], scored: int) -> Int[np.ndarray, "rows 3 scored"]:
+    """Of each scored place of a row: where it is, its target, whether it is the first one. A row has no or one example,
+    of which it shows what is behind a first place."""
+    spots = np.zeros((len(several), 3, scored), np.int32)
+    for number, (first, each) in enumerate(several):
+        for one in each:
+            places = np.flatnonzero(one.weights > 0)
+            spots[number, 0, : len(places)] = places - first
+            spots[number, 1, : len(places)] = one.targets[places]
+            spots[number, 2, 0] = 1
+    return spots
+
+
+def _places(example: Example) -> Int[np.ndarray, "3 length"]:
+    """Token, slot in the cache, end of what it sees."""
+    return np.stack([example.tokens, np.arange(len(example.tokens)), batching.ends(example.levels)])
+
+
+def _nowhere(rows: int, length: int, slots: int) -> Int[np.ndarray, "rows 3 length"]:
+    """As `_places`, of padding: its slot is outside of a cache of `slots`, so that it is kept nowhere."""
+    return np.tile(np.array([[0], [slots], [1]], np.int32), (rows, 1, length))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _single(
+def _score_whole(
     config: config.Model,
     everywhere: NamedSharding,
     params: Params,
     batch: Batch,
-    spots: Int[Array, "groups 3 1 scored"],
+    spots: Int[Array, "rows 3 scored"],
     banned: Bool[Array, " vocabulary"],
-) -> Float[Array, "groups 1 scored 3"]:
-    features = models.hidden(config, params, batch)
-    picked = jnp.take_along_axis(features, spots[:, 0, 0, :, None], axis=1)
-    judged = _judge(config, params, picked, spots[:, 1, 0], spots[:, 2, 0] > 0, banned)[:, None]
+) -> Float[Array, "rows scored 3"]:
+    judged = _judge(config, params, models.hidden(config, params, batch), spots, banned)
     return jax.lax.with_sharding_constraint(judged, everywhere)  # so that every process can read it
 
 
+_encode = jax.jit(models.encode, static_argnums=0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _begin_decoding(config: config.Model, params: Params, places: Int[Array, "rows 3 length"]) -> Cache:
+    tokens, slots, end = jnp.moveaxis(places, 1, 0)
+    rows, size = tokens.shape
+    cache = models.empty_cache(config, rows, size, params["embedding"].dtype)
+    return models.decode(config, params, tokens, slots, Visible(jnp.zeros_like(end), end), cache)[1]
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _shared(
+def _score_rest(
     config: config.Model,
     everywhere: NamedSharding,
     params: Params,
-    source: Batch | None,
-    beginning: Int[Array, "groups 3 context"],
-    rest: Int[Array, "groups options 3 length"],
-    sources: Int[Array, " groups"],
-    spots: Int[Array, "groups 3 options scored"],
+    begun: Cache | Float[Array, "beginnings source width"],
+    owners: Int[Array, "parts each"],
+    places: Int[Array, "rows 3 length"],
+    sources: Int[Array, " rows"],
+    spots: Int[Array, "rows 3 scored"],
     banned: Bool[Array, " vocabulary"],
-) -> Float[Array, "groups options scored 3"]:
-    groups, options, _, length = rest.shape
-    context = beginning.shape[2]
+) -> Float[Array, "rows scored 3"]:
+    tokens, slots, end = jnp.moveaxis(places, 1, 0)
+    rows, length = tokens.shape
 
-    def each(x: Array) -> Array:  # once for every option
-        return jnp.repeat(x, options, axis=0)
+    def own(x: Array, axis: int) -> Array:
+        """The beginning of each row. Rows are in the same part of the batch as it, so nothing moves between devices."""
+        parts = x.reshape(*x.shape[:axis], len(owners), -1, *x.shape[axis + 1 :])
+        taken = jax.vmap(lambda part, owner: jnp.take(part, owner, axis=axis), (axis, 0), axis)(parts, owners)
+        return taken.reshape(*x.shape[:axis], rows, *x.shape[axis + 1 :])
 
-    tokens, slots, end = (rest[:, :, i].reshape(groups * options, length) for i in range(3))
-    dtype = params["embedding"].dtype
-    encoded = None
-    if source is not None:
-        cache = models.empty_cache(config, groups * options, length, dtype)
-        seen = Visible(jnp.zeros_like(end), jnp.broadcast_to(each(sources)[:, None], end.shape))
-        encoded = each(models.encode(config, params, source)), seen
+    if isinstance(begun, dict):
+        room = [(0, 0), (0, 0), (0, length), (0, 0), (0, 0)]
+        cache, encoded = {name: jnp.pad(own(kept, 1), room) for name, kept in begun.items()}, None
     else:
-        cache = models.empty_cache(config, groups, context + length, dtype)
-        seen = Visible(jnp.zeros_like(beginning[:, 2]), beginning[:, 2])
-        _, cache = models.decode(config, params, beginning[:, 0], beginning[:, 1], seen, cache)
-        cache = jax.tree.map(lambda x: jnp.repeat(x, options, axis=1), cache)
+        cache = models.empty_cache(config, rows, length, params["embedding"].dtype)
+        seen = Visible(jnp.zeros_like(end), jnp.broadcast_to(sources[:, None], end.shape))
+        encoded = own(begun, 0), seen
     features, _ = models.decode(config, params, tokens, slots, Visible(jnp.zeros_like(end), end), cache, encoded)
-    place, target, first = (spots[:, i].reshape(groups * options, -1) for i in range(3))
-    picked = jnp.take_along_axis(features, place[..., None], axis=1)
-    judged = _judge(config, params, picked, target, first > 0, banned).reshape(groups, options, -1, 3)
-    return jax.lax.with_sharding_constraint(judged, everywhere)
+    return jax.lax.with_sharding_constraint(_judge(config, params, features, spots, banned), everywhere)
 
 
 def _judge(
     config: config.Model,
     params: Params,
-    features: Float[Array, "rows scored width"],
-    targets: Int[Array, "rows scored"],
-    first: Bool[Array, "rows scored"],
+    features: Float[Array, "rows length width"],
+    spots: Int[Array, "rows 3 scored"],
     banned: Bool[Array, " vocabulary"],
 ) -> Float[Array, "rows scored 3"]:
-    """Log-probability, whether greedy, whether greedy without what is banned at the first place."""
+    """Log-probability, whether greedy, whether greedy without what is banned at the first place. Only scored places
+    meet the output layer."""
+    place, targets, number = jnp.moveaxis(spots, 1, 0)
+    features, first = jnp.take_along_axis(features, place[..., None], axis=1), number > 0
 
     def some(arguments: tuple[Array, Array, Array]) -> Float[Array, "rows some 3"]:
         features, targets, first = arguments
@@ -302,17 +348,6 @@ def _judge(
     ]
     chunks = tuple(jnp.moveaxis(x.reshape(rows, count, size, *x.shape[2:]), 1, 0) for x in padded)
     return jnp.moveaxis(jax.lax.map(some, chunks), 0, 1).reshape(rows, count * size, 3)[:, :scored]
-
-
-def _read(
-    output: Float[np.ndarray, "groups options scored 3"], groups: Sequence[Group | None], examples: Sequence[Example]
-) -> list[tuple[int, Judged]]:
-    out = []
-    for g, group in enumerate(groups):
-        for k, number in enumerate(group.members if group is not None else ()):
-            places = output[g, k, : int((examples[number].weights > 0).sum())]
-            out.append((number, Judged(places[:, 0], places[:, 1] > 0, places[:, 2] > 0)))
-    return out
 
 
 @functools.cache

@@ -1,14 +1,14 @@
 """Scores are what the model says of each example alone, whatever they are computed together with."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
 import pytest
 
 from research import config
-from research.evaluation import scoring
+from research.evaluation import batching, scoring
 from research.evaluation.asking import Manner, ask
 from research.evaluation.requests import Continuation, Infill, Rolling, Scorable, Score
 from research.objectives import Example
@@ -52,7 +52,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_a_score_is_what_the_model_says_of_each_example_alone(case, monkeypatch):
     changes, objective, requests = CASES[case]
-    monkeypatch.setattr(scoring, "SHAPES", 2)  # fewer to compile
+    monkeypatch.setattr(batching, "SHAPES", 2)  # fewer to compile
     lm = model(**changes)
     how = manner(objective, source_length=48 if lm.config.encoder_depth else None)
     scores = collect(lm, how, requests)
@@ -84,12 +84,32 @@ def test_parameters_split_over_devices_score_the_same():
         np.testing.assert_allclose(one.log_probabilities, other.log_probabilities, rtol=1e-4, atol=1e-4)
 
 
-def test_the_same_work_again_compiles_nothing():
-    lm, how = model(), manner(config.Causal())
-    collect(lm, how, CONTINUATIONS + ROLLING)
-    before = scoring._single._cache_size(), scoring._shared._cache_size()
-    collect(lm, how, CONTINUATIONS + ROLLING)
-    assert (scoring._single._cache_size(), scoring._shared._cache_size()) == before
+@pytest.fixture
+def compiled() -> Iterator[list[str]]:
+    """What XLA compiles meanwhile."""
+    found: list[str] = []
+
+    def note(event: str, seconds: float, **facts: str) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            found.append(facts.get("fun_name", event))
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield found
+    jax.monitoring.unregister_event_duration_listener(note)
+
+
+def test_few_programs_are_compiled_and_none_twice(compiled):
+    """Requests of very many lengths meet few shapes, and other requests of those shapes compile nothing."""
+    lm, how = model(length=64, width=8), manner(config.Causal())
+    words = [f"The {'very ' * (n % 7)}long context number {n}" for n in range(40)]
+    requests = [Continuation(w, f" {'x' * (1 + (n + k) % 9)}{k}") for n, w in enumerate(words) for k in range(3)]
+    rolling = [Rolling("r" * n) for n in range(1, 40)]
+    collect(lm, how, requests + rolling)
+    first = len(compiled)
+    assert 0 < first <= batching.SHAPES * (2 + batching.SHAPES)
+    collect(lm, how, rolling + requests)
+    collect(Model(lm.config, jax.tree.map(lambda x: x + 1, lm.params)), how, requests + rolling)  # another checkpoint
+    assert compiled[first:] == []
 
 
 def test_logits_in_parts_are_the_whole(monkeypatch):
