@@ -2,6 +2,7 @@
 
 benchmark train CASE|CONFIG [--against hf|CASE|CONFIG]
 benchmark generate CHECKPOINT [--batch ROWS --tokens N] [--against hf]
+benchmark score CHECKPOINT --data FOLDER [--task TASK --items N] [--against hf]
 benchmark data CASE|CONFIG
 benchmark save CASE|CONFIG
 benchmark start CASE|CONFIG
@@ -24,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from research import command_line
-from research.benchmarks import feeding, generating, pairs, saving, training
+from research.benchmarks import feeding, generating, pairs, saving, scoring, training
 from research.benchmarks.cases import CASES
 from research.benchmarks.pairs import Side
 from research.config import Experiment
@@ -62,8 +63,19 @@ class Generation:
     against: Literal["hf"] | None = None  # transformers' generate, on torch
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """Log-likelihoods of the options of a multiple-choice task."""
+
+    turns: Annotated[Turns, tyro.conf.arg(name="")] = Turns(count=1)
+    data: tuple[Path, ...] = ()  # folders with the files of tasks
+    task: str = "arc_easy"
+    items: int = 64  # questions in a unit of work
+    against: Literal["hf"] | None = None  # lm-evaluation-harness with its hf backend, on torch
+
+
 def main(arguments: list[str]) -> None:
-    known = {"train": train, "generate": generate, "data": prepare, "save": save, "start": start}
+    known = {"train": train, "generate": generate, "score": score, "data": prepare, "save": save, "start": start}
     what, rest = command_line.first(arguments, f"benchmark begins with what to measure: {', '.join(known)}")
     if what not in known:
         print(__doc__)
@@ -117,6 +129,26 @@ def generate(arguments: Sequence[str], console: Console) -> None:
     if len(sides) == 2:
         same = [a == b for a, b in zip(*(side.facts["said"] for side in sides), strict=True)]
         rows.append(("identical texts", [f"{sum(same)} of {len(same)}", ""]))
+    _show(console, sides, rows, options.turns.out)
+
+
+def score(arguments: Sequence[str], console: Console) -> None:
+    """Items per second, beside a peer's."""
+    checkpoint, rest = command_line.first(arguments, "benchmark score needs a checkpoint: a run, a folder, a .gguf")
+    options = command_line.parse(f"benchmark score {checkpoint or 'CHECKPOINT'}", rest, Scoring())
+    with ExitStack() as stack:
+        makers = {"ours": scoring.ours} | ({"hf": scoring.theirs} if options.against else {})
+        given = checkpoint, options.data, options.task, options.items
+        sides = [stack.enter_context(pairs.side(name, make, *given)) for name, make in makers.items()]
+        pairs.in_turn(sides, options.turns.rounds, options.turns.count)
+    rows: list[tuple[str, list[str]]] = [
+        (f"{options.task}: items/s", [f"{pairs.median(side, 'rate'):,.2f}" for side in sides]),
+        ("peak memory", [f"{max(turn['memory'] for turn in side.turns) / 2**30:,.2f} GiB" for side in sides]),
+        ("first pass, with compiling", [f"{side.facts['compiling']:,.1f} s" for side in sides]),
+    ]
+    if len(sides) == 2:
+        apart = max(abs(a - b) for a, b in zip(*(side.facts["scores"] for side in sides), strict=True))
+        rows.append(("log-likelihoods differ by at most", [f"{apart:.0e}", ""]))
     _show(console, sides, rows, options.turns.out)
 
 
