@@ -28,3 +28,11 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the data folder {folder}, which is not here")
     return folder
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of seconds, with two checkpoints and two objectives."""
+    from tests import tiny_run
+
+    return tiny_run.make(tmp_path_factory.mktemp("tiny"))
