@@ -1,9 +1,12 @@
 """The process that a command runs in: its caches and its memory."""
 
+import importlib.util
 import os
 import resource
 import sys
 from pathlib import Path
+
+from research import xla_flags
 
 
 def cache_folder(chosen: str | None = None) -> Path:
@@ -13,9 +16,15 @@ def cache_folder(chosen: str | None = None) -> Path:
 
 
 def start() -> None:
-    """Keeps compiled programs on disk, so that the same program compiles once on a machine."""
+    """Sets the XLA flags of this machine's accelerator, and keeps compiled programs on disk, so that the same program
+    compiles once on a machine."""
     import jax
 
+    if told := xla_flags.apply():
+        print(told, file=sys.stderr)
+    if importlib.util.find_spec("libtpu") and xla_flags.attached() == "cpu" and not jax.config.jax_platforms:
+        # the TPU compiler, which plans need, would look for a TPU for seconds, and complain
+        jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = [*sorted((ROOT / "launch").glob("*.sh")), ROOT / "docs/performance/gpu.sh", ROOT / ".ci" / "run"]
+OTHERS = ("launch/slurm.sbatch", "docs/performance/gpu.sh", ".ci/run")
+SCRIPTS = [*sorted((ROOT / "launch").glob("*.sh")), *(ROOT / name for name in OTHERS)]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 

@@ -4,6 +4,7 @@ For TPUs that is the real TPU compiler; for GPUs and CPUs the compiler for CPUs,
 The process is another one because both must be told to JAX before it starts, and because libtpu takes memory and talks.
 """
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 import cattrs
 import numpy as np
 
-from research import config
+from research import config, xla_flags
 from research.config import Experiment
 from research.errors import InputError
 from research.planning import counting, hlo
@@ -85,6 +86,7 @@ def _environment(topology: Topology) -> dict[str, str]:
     flags = "" if topology.tpu else f"--xla_force_host_platform_device_count={topology.chips}"
     return {
         **os.environ,
+        **(xla_flags.environment(topology.chip.name, os.environ) if topology.tpu else {}),
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": flags,
         "TPU_SKIP_MDS_QUERY": "1",  # else libtpu asks the cloud's metadata server which TPU this is
@@ -155,12 +157,11 @@ def _devices(topology: Topology) -> list[Any]:
 
     if not topology.tpu:
         return jax.devices()
-    try:
-        import libtpu  # noqa: F401
-    except ImportError as error:
+    if importlib.util.find_spec("libtpu") is None:
         raise InputError(
-            f"planning for {topology} needs the TPU compiler: pip install --constraint constraints.txt '.[tpu]'"
-        ) from error
+            f"planning for {topology} needs the TPU compiler: "
+            ".venv/bin/pip install --constraint constraints.txt --editable '.[tpu]'"
+        )
     from jax.experimental import topologies
 
     chip, shape = topology.chip, topology.shape

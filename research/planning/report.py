@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
+from research import xla_flags
 from research.config import Experiment
 from research.planning import roofline
 from research.planning.chips import GIB, LINK_SHARE, PRODUCT_SHARE, STORE, Topology
@@ -178,8 +179,10 @@ def _assumptions(topology: Topology) -> list[str]:
         f"- links reach {LINK_SHARE:.0%} of their nominal speed",
     ]
     if topology.tpu:
+        flags = " ".join(xla_flags.FLAGS[topology.chip.name])
         return [
-            "- compiled by the TPU compiler; local work is its own estimate in cycles, at the nominal clock",
+            f"- compiled by the TPU compiler with {flags}",
+            "- local work is the compiler's own estimate in cycles, at the nominal clock",
             "- collectives that it schedules apart from their use run beside other work, the others do not",
             *common,
         ]

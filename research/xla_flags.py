@@ -1,0 +1,60 @@
+"""The XLA flags that an accelerator wants: the one place that has them. Needs no packages: launch scripts ask it.
+
+./launch/local.sh xla_flags v6e
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+# TPU: gradients summed between slices are pipelined (DATA_PARALLEL_OVERLAP in MaxText, benchmarks/xla_flags_library.py)
+# v6e: more on-chip memory for a fusion (the same file's limit for dense models);
+# GPU: collectives run beside what does not need them (NVIDIA's JAX images set this, JAX-Toolbox)
+_TPU = ("--xla_tpu_enable_data_parallel_all_reduce_opt=true", "--xla_tpu_data_parallel_opt_different_sized_ops=true")
+_GPU = ("--xla_gpu_enable_latency_hiding_scheduler=true",)
+FLAGS = {
+    "v4": _TPU,
+    "v5e": _TPU,
+    "v5p": _TPU,
+    "v6e": (*_TPU, "--xla_tpu_scoped_vmem_limit_kib=98304"),
+    "gpu": _GPU,
+    "cpu": (),
+}
+_PCI = {"0x005e": "v4", "0x0062": "v5p", "0x0063": "v5e", "0x006f": "v6e"}  # as in jax/_src/hardware_utils.py
+_GOOGLE = "0x1ae0"
+
+
+def attached(pci: Path = Path("/sys/bus/pci/devices"), devices: Path = Path("/dev")) -> str:
+    """The kind of accelerator of this machine, a key of FLAGS."""
+    for vendor in pci.glob("*/vendor"):
+        kind = _PCI.get((vendor.parent / "device").read_text().strip())
+        if kind and vendor.read_text().strip() == _GOOGLE:
+            return kind
+    return "gpu" if any((devices / name).exists() for name in ("nvidia0", "nvidiactl", "dxg")) else "cpu"
+
+
+def environment(kind: str, given: Mapping[str, str]) -> dict[str, str]:
+    """The variable that carries the flags of a kind, with what is `given` there behind them, so that it wins."""
+    name = "LIBTPU_INIT_ARGS" if kind.startswith("v") else "XLA_FLAGS"
+    flags = " ".join([*FLAGS[kind], *given.get(name, "").split()])
+    return {name: flags} if flags else {}
+
+
+def main(arguments: list[str]) -> None:
+    if len(arguments) != 1 or arguments[0] not in FLAGS:
+        print(f"error: xla_flags takes one of {', '.join(FLAGS)}", file=sys.stderr)
+        sys.exit(2)
+    print(*FLAGS[arguments[0]])
+
+
+def apply() -> str:
+    """Sets what this machine's accelerator wants, before JAX looks for it. Returns a line to show, or an empty one."""
+    kind = attached()
+    chosen = environment(kind, os.environ) if FLAGS[kind] else {}
+    os.environ.update(chosen)
+    return "".join(f"{name} for {kind}: {flags}" for name, flags in chosen.items())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
