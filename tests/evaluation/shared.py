@@ -8,6 +8,7 @@ import numpy as np
 
 from research import config, models
 from research.data import tokenizers
+from research.data.coders import Bytes
 from research.data.tokenizers import Tokenizer
 from research.evaluation.asking import Manner
 from research.objectives import Example, row, stack
@@ -15,6 +16,13 @@ from tests.models import tiny
 
 OBJECTIVES = (config.Causal(), config.Prefix(), config.TextToText(), config.SpanCorruption(), config.Masked())
 TOKENIZER = tokenizers.extend(tokenizers.load("bytes"), OBJECTIVES)
+
+
+class Words(Bytes):
+    """Bytes that know where a word begins."""
+
+    def word_beginnings(self) -> np.ndarray:
+        return np.arange(256) == ord(" ")
 
 
 @dataclass(frozen=True)

@@ -2,28 +2,19 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from research import config
-from research.data.coders import Bytes
 from research.errors import InputError
 from research.evaluation.asking import Manner, ask, begin, manners
 from research.evaluation.generation import Sampling
 from research.evaluation.requests import Continuation, Generation, Infill, Rolling
 from research.lm import LanguageModel
 from research.objectives import Example
-from tests.evaluation.shared import OBJECTIVES, TOKENIZER, manner, model
+from tests.evaluation.shared import OBJECTIVES, TOKENIZER, Words, manner, model
 
 BOS, EOS, MASK = TOKENIZER.bos, TOKENIZER.eos, TOKENIZER.mask
 SENTINEL = TOKENIZER.sentinels[0]
-
-
-class Words(Bytes):
-    """Bytes that know where a word begins."""
-
-    def word_beginnings(self) -> np.ndarray:
-        return np.arange(256) == ord(" ")
 
 
 def one(how: Manner, request) -> tuple[Example, int]:

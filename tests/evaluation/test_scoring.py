@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from research.evaluation.asking import Manner, ask
 from research.evaluation.requests import Continuation, Infill, Rolling, Scorable, Score
 from research.objectives import Example
 from research.training import sharding
-from tests.evaluation.shared import Model, alone, manner, model
+from tests.evaluation.shared import TOKENIZER, Model, Words, alone, manner, model
 
 QUESTIONS = ["The capital of France is", "A", "", "The capital of France is not Lyon, but"]
 OPTIONS = [" Paris", " Rome", " four", " five, or so they say"]
@@ -63,6 +64,28 @@ def test_a_score_is_what_the_model_says_of_each_example_alone(case, monkeypatch)
         assert score.bytes == len(request.text.encode())
         read = request.text.lstrip() if isinstance(objective, config.TextToText) else request.text
         assert len(score.log_probabilities) == len(read.encode())  # of a tokenizer of bytes, each is scored once
+
+
+def test_masked_scores_are_those_of_kauf_and_ivanova():
+    """Their PLL-word-l2r, written down naively: each token with itself and the rest of its word hidden."""
+    made = model()
+    words = replace(TOKENIZER, coder=Words())
+    context, text = "The cat", " sat on it"
+    row = [TOKENIZER.bos, *context.encode(), *text.encode(), TOKENIZER.eos]
+    expected = []
+    for place in range(1 + len(context), len(row) - 1):
+        hidden = row.copy()
+        hidden[place] = TOKENIZER.mask
+        for later in range(place + 1, len(row) - 1):
+            if row[later] == ord(" "):  # which begins the next word
+                break
+            hidden[later] = TOKENIZER.mask
+        tokens = np.array(hidden, np.int32)
+        weights = (np.arange(len(row)) == place).astype(np.float32)
+        expected += alone(made, Example(tokens, np.array(row), weights, np.zeros(len(row), np.int32))).tolist()
+    (score,) = collect(made, Manner(config.Masked(), words, 64), [Continuation(context, text)])
+    np.testing.assert_allclose(score.log_probabilities, expected, rtol=1e-4, atol=1e-4)
+    assert score.kind == "pseudo"
 
 
 @pytest.mark.parametrize(("tokens", "devices"), [(1, 1), (300, 8), (100_000, 8)])
