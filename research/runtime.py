@@ -22,7 +22,7 @@ def start() -> None:
 
     if told := xla_flags.apply():
         print(told, file=sys.stderr)
-    if importlib.util.find_spec("libtpu") and xla_flags.attached() == "cpu" and not jax.config.jax_platforms:
+    if importlib.util.find_spec("libtpu") and xla_flags.attached() == "cpu" and not os.environ.get("JAX_PLATFORMS"):
         # the TPU compiler, which plans need, would look for a TPU for seconds, and complain
         jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))

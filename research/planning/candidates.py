@@ -7,13 +7,14 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from research.config import Experiment, Model
 from research.planning.chips import LINK_SHARE, Topology
 from research.planning.compiling import Compiled
 from research.training.flops import train_flops
 
-REMATS = ("none", "dots", "full")
+REMATS: tuple[Literal["none", "dots", "full"], ...] = ("none", "dots", "full")
 RECOMPUTED = {"none": 0.0, "dots": 0.05, "full": 1 / 3}  # of the FLOPs of a step, done once more
 ROOM = 0.9  # of a chip's memory that a rough estimate may fill
 
@@ -32,9 +33,10 @@ def alternatives(experiment: Experiment, topology: Topology, compiled: Compiled,
 
     `compiled` is the experiment itself: by how much its temporaries were misjudged, the others' are taken to be.
     """
-    experiment = replace(experiment, mesh=replace(experiment.mesh, **compiled.mesh))
+    sizes: dict[str, Any] = dict(compiled.mesh)
+    experiment = replace(experiment, mesh=replace(experiment.mesh, **sizes))
     misjudged = compiled.temporary / rough(experiment, topology, compiled.count).temporary
-    scored = []
+    scored: list[tuple[float, float, int, Experiment]] = []
     for variant in _variants(experiment, topology):
         guess = rough(variant, topology, compiled.count)
         needed = guess.state + misjudged * guess.temporary

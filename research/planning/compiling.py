@@ -90,6 +90,7 @@ def _environment(topology: Topology) -> dict[str, str]:
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": flags,
         "TPU_SKIP_MDS_QUERY": "1",  # else libtpu asks the cloud's metadata server which TPU this is
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # compiling needs no TPU that another process could hold
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
 

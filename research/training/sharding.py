@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from research import config, models
@@ -118,7 +119,9 @@ def make_mesh(mesh: config.Mesh, devices: Sequence[jax.Device] | None = None) ->
         )
         raise InputError(f"{given} does not fit {count} device{'s' * (count > 1)}; {fits}")
     shape = tuple(sizes[axis] for axis in AXES)
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    # where no dimension of a torus has an axis' length, an axis takes a part of one
+    arranged = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def check_batch(layout: Layout, batch: int, accumulation: int) -> None:
@@ -185,7 +188,7 @@ def abstract_batch(layout: Layout, rows: int, length: int, source_length: int | 
     """Shapes, types and shardings of a batch, for compiling ahead of time; with a source side if that has a length."""
 
     def side(length: int, source: Batch | None) -> Batch:
-        tokens = jax.ShapeDtypeStruct((rows, length), jnp.int32, sharding=layout.batch)
+        tokens: Any = jax.ShapeDtypeStruct((rows, length), jnp.int32, sharding=layout.batch)
         return Batch(tokens, tokens, tokens.update(dtype=jnp.float32), tokens, tokens, tokens, source)
 
     return side(length, None if source_length is None else side(source_length, None))

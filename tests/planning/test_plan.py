@@ -135,7 +135,24 @@ def test_a_mesh_that_does_not_fit_the_topology_is_told():
         compiling.compile(resolved(SMALL), chips.topology("cpu:6", 1))
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the TPU compiler: the extra tpu")
+needs_tpu_compiler = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs the TPU compiler: the extra tpu"
+)
+
+
+@needs_tpu_compiler
+def test_an_axis_may_be_shorter_than_any_dimension_of_the_torus(monkeypatch):
+    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    devices = compiling._devices(chips.topology("v5p:8x8x8", 1))
+    mesh = sharding.make_mesh(Mesh(data=1, fsdp=-1, tensor=4), devices)
+    assert mesh.shape["fsdp"] == 128
+    places = [device.coords for device in mesh.devices.reshape(-1, 4)[0]]
+    assert all(
+        sum(abs(a - b) for a, b in zip(x, y, strict=True)) == 1 for x, y in zip(places, places[1:], strict=False)
+    )
+
+
+@needs_tpu_compiler
 def test_the_step_compiles_for_a_tpu_that_is_not_there():
     topology = chips.topology("v5e:2x2", 1)
     tiny = Experiment(
