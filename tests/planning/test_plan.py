@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import io
+import itertools
 import re
 
 import jax
@@ -147,9 +148,7 @@ def test_an_axis_may_be_shorter_than_any_dimension_of_the_torus(monkeypatch):
     mesh = sharding.make_mesh(Mesh(data=1, fsdp=-1, tensor=4), devices)
     assert mesh.shape["fsdp"] == 128
     places = [device.coords for device in mesh.devices.reshape(-1, 4)[0]]
-    assert all(
-        sum(abs(a - b) for a, b in zip(x, y, strict=True)) == 1 for x, y in zip(places, places[1:], strict=False)
-    )
+    assert all(sum(abs(a - b) for a, b in zip(x, y, strict=True)) == 1 for x, y in itertools.pairwise(places))
 
 
 @needs_tpu_compiler
