@@ -1,4 +1,4 @@
-"""What a model says, one sample for each thing that it was trained to do: for a look at the end of a run."""
+"""What a model says, one sample for each thing that it was trained to do: for a look during and after a run."""
 
 from itertools import pairwise
 from typing import NamedTuple

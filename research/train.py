@@ -1,4 +1,4 @@
-"""The command `train CONFIG [--workdir DIR] [--FIELD VALUE …]`: trains, evaluates, and shows the result."""
+"""The command `train CONFIG [--workdir DIR] [--FIELD VALUE …]`: trains, evaluates, and reports the result."""
 
 import sys
 import time
@@ -11,15 +11,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from research import command_line, config, data, models, probes, runtime, samples, task_scores, validation
+from research import command_line, config, data, models, probes, report, runtime, samples, task_scores, validation
 from research.config import Experiment
 from research.data import Corpus
-from research.evaluation import report
+from research.evaluation import report as scores
 from research.evaluation.suite import Result
 from research.lm import LanguageModel
 from research.models import Params
 from research.objectives import Batch
 from research.probes import Probed
+from research.samples import Sample
 from research.training import checkpoint, heldout, initial, loop, run_folder, state
 from research.training.initial import Initial
 from research.training.log import Log
@@ -74,19 +75,22 @@ def train(experiment: Experiment, folder: Path, console: Console) -> dict[str, A
     ):
         log.print(f"{folder}: {models.size(run.params):,} parameters, from step {int(run.step):,}")
 
-        def ask(step: int, params: Params) -> list[Result]:
+        def look(step: int, params: Params) -> tuple[list[Result], list[Sample]]:
             probe(step, params)
             model = _language_model(experiment, params, corpus)
             results = task_scores.ask(asked, model, programs.layout, step, folder)
             if results:
                 log.record({"kind": "tasks", "step": step, "scores": task_scores.scores(results)})
-            return results
+            said = samples.samples(model, corpus) if experiment.evaluation.samples else []
+            if said:
+                log.record({"kind": "samples", "step": step, "samples": dict(said)})
+            return results, said
 
-        run = loop.take_steps(experiment, corpus, programs, run, checkpoints, log, ask)
+        run = loop.take_steps(experiment, corpus, programs, run, checkpoints, log, look)
         log.print("evaluating on the held-out data …")
         losses = loop.held_out(experiment, corpus, programs, run.params, experiment.evaluation.final_batches)
         log.record({"kind": "held_out", "step": int(run.step), "losses": losses})
-        results = ask(int(run.step), run.params)
+        results, said = look(int(run.step), run.params)
 
     result: dict[str, Any] = {
         "objectives": {name: {"loss": loss, **_baselines(experiment, corpus, name)} for name, loss in losses.items()},
@@ -100,11 +104,12 @@ def train(experiment: Experiment, folder: Path, console: Console) -> dict[str, A
     run_folder.write_result(folder, result)
     console.print(_table(result))
     if results:
-        console.print(report.tables(results))
+        console.print(scores.tables(results))
     if probed:
         console.print(probes.show(result["probes"]))
-    if experiment.evaluation.samples:
-        console.print(samples.show(samples.samples(_language_model(experiment, run.params, corpus), corpus)))
+    if said:
+        console.print(samples.show(said))
+    console.print(f"report: {report.write([folder])}", highlight=False, soft_wrap=True)
     return result
 
 

@@ -15,7 +15,8 @@ PLAIN_SECONDS = 10  # between lines where the output is not a terminal
 
 
 class Log:
-    """A context manager; records are dictionaries with a "kind" ("train", "held_out" or "tasks") and a "step".
+    """A context manager; records are dictionaries with a "kind" ("train", "held_out", "tasks" or "samples") and a
+    "step".
 
     On resuming at `start`, records of later steps are dropped: those steps will be taken again.
     """
@@ -23,7 +24,7 @@ class Log:
     def __init__(self, folder: Path, config: Logging, start: int, steps: int, console: Console) -> None:
         self.console, self.steps = console, steps
         path = folder / "metrics.jsonl"
-        kept = [record for record in read(path) if record["step"] <= start] if path.exists() else []
+        kept = [record for record in read(path) if record["step"] <= start]
         path.write_text("".join(json.dumps(record) + "\n" for record in kept))
         self.file = path.open("a")
         self.tensorboard = _tensorboard(folder, start) if config.tensorboard else None
@@ -53,7 +54,7 @@ class Log:
         """Keeps a record everywhere and shows it."""
         self.file.write(json.dumps(record) + "\n")
         self.file.flush()
-        flat = {f"{record['kind']}/{name}": value for name, value in _flat(record) if name not in ("kind", "step")}
+        flat = {f"{record['kind']}/{name}": value for name, value in _numbers(record) if name != "step"}
         if self.tensorboard:
             for name, value in flat.items():
                 self.tensorboard.add_scalar(name, value, record["step"])
@@ -63,7 +64,7 @@ class Log:
             self._show(record)
         elif record["kind"] == "held_out":
             self.print(f"step {record['step']:,}: held-out loss {_losses(record)}")
-        else:
+        elif record["kind"] == "tasks":
             self.print(f"step {record['step']:,}: {_listed(record['scores'])}")
 
     def _show(self, record: dict[str, Any]) -> None:
@@ -79,9 +80,9 @@ class Log:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The records of a `metrics.jsonl`, up to the last whole one: a killed run may have left half a line."""
-    records = []
-    for line in path.read_text().splitlines():
+    """The records of a `metrics.jsonl`, up to the last whole one: a killed run may have left half a line, or none."""
+    records: list[dict[str, Any]] = []
+    for line in path.read_text().splitlines() if path.exists() else ():
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError:
@@ -89,13 +90,13 @@ def read(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _flat(record: dict[str, Any]) -> list[tuple[str, float]]:
-    pairs: list[tuple[str, float]] = []
+def _numbers(record: dict[str, Any]) -> list[tuple[str, float]]:
+    pairs: list[tuple[str, Any]] = []
     for name, value in record.items():
         pairs += (
             [(f"{name}/{key}", inner) for key, inner in value.items()] if isinstance(value, dict) else [(name, value)]
         )
-    return pairs
+    return [(name, value) for name, value in pairs if isinstance(value, int | float)]
 
 
 def _losses(record: dict[str, Any]) -> str:

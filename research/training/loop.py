@@ -63,9 +63,9 @@ def take_steps(
     run: TrainState,
     checkpoints: checkpoint.Manager,
     log: Log,
-    probe: Callable[[int, models.Params], object],
+    look: Callable[[int, models.Params], object],
 ) -> TrainState:
-    """From the step of `run` to the last one; evaluates and saves as the experiment says, and calls `probe` with the
+    """From the step of `run` to the last one; evaluates and saves as the experiment says, and calls `look` with the
     steps taken and the parameters at every evaluation.
 
     After a SIGTERM or SIGINT it saves and raises SystemExit with 128 + the signal's number.
@@ -92,7 +92,7 @@ def take_steps(
             if evaluate:
                 losses = held_out(experiment, corpus, programs, run.params, experiment.evaluation.batches)
                 log.record({"kind": "held_out", "step": done, "losses": losses})
-                probe(done, run.params)
+                look(done, run.params)
             if save:
                 checkpoint.save(checkpoints, run, None if losses is None else float(np.mean(list(losses.values()))))
             if received:

@@ -5,6 +5,7 @@ tokenizer/        as it was used
 checkpoints/      one folder a step
 metrics.jsonl     what the run showed; tensorboard/ has the same
 result.json       written at the end
+report.html       all of this on one page
 """
 
 import json

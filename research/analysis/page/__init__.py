@@ -1,0 +1,47 @@
+"""One HTML page about runs that needs no other file and no network: `html(runs)`.
+
+The charts are drawn by uPlot (MIT licence), whose released files are in `uplot/`.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import jinja2
+
+from research import config
+from research.analysis import curves, scores, spent, summary
+from research.analysis.runs import Run
+
+FOLDER = Path(__file__).parent
+COLOURS = 8  # that page.css has for runs
+
+
+def html(runs: Sequence[Run]) -> str:
+    """The page as text."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    data = {
+        "runs": [{"tokens": run.tokens_per_step, "flops": run.flops_per_step} for run in runs],
+        "charts": [asdict(chart) for chart in curves.charts(runs)],
+        "colours": COLOURS,
+    }
+    return environment.get_template("page.html").render(
+        names=[run.name for run in runs],
+        colours=COLOURS,
+        data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
+        overview=summary.overview(runs),
+        settings=summary.settings(runs),
+        experiments=[json.dumps(config.to_dict(run.experiment), indent=2) for run in runs],
+        samples=[summary.samples(run) for run in runs],
+        evaluations=scores.evaluations(runs),
+        times=[spent.time(run) for run in runs],
+        styles=_read("uplot/uPlot.min.css") + _read("page.css"),
+        scripts=[_read("uplot/uPlot.iife.min.js"), _read("page.js")],
+    )
+
+
+def _read(name: str) -> str:
+    return (FOLDER / name).read_text()

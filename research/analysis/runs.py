@@ -1,0 +1,82 @@
+"""Run folders as data, complete or not: what was run, what it recorded, and what it came to."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from research import config
+from research.config import Experiment
+from research.errors import InputError
+from research.models import adapters
+from research.training import flops, log
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds."""
+
+    name: str  # as it is shown
+    experiment: Experiment  # resolved
+    facts: dict[str, Any]  # versions, commit and hardware
+    records: list[dict[str, Any]]  # of metrics.jsonl, up to the last whole line
+    result: dict[str, Any] | None  # None: the run is not complete
+    evaluations: list[dict[str, Any]]  # of the command `evaluate`
+
+    def of_kind(self, kind: str) -> list[dict[str, Any]]:
+        """The records of a kind, one a step, the latest of it, in the order of steps."""
+        latest = {record["step"]: record for record in self.records if record["kind"] == kind}
+        return [latest[step] for step in sorted(latest)]
+
+    @property
+    def step(self) -> int:
+        """The last one of which there is a record."""
+        return max((record["step"] for record in self.records), default=0)
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.experiment.data.batch * self.experiment.data.length
+
+    @property
+    def flops_per_step(self) -> float:
+        """Of a train step, counted (see `training.flops`)."""
+        return self.experiment.data.batch * flops.train_flops(self.experiment.model, self.experiment.data)
+
+    @cached_property
+    def parameters(self) -> int:
+        return sum(leaf.size for leaf in adapters.shapes(self.experiment.model).values())
+
+
+def read(folders: Sequence[Path]) -> list[Run]:
+    """The runs, each named by its folder, or by its whole path where two folders have one name.
+
+    Raises:
+      InputError: if one is not a run folder.
+    """
+    names = [folder.resolve().name for folder in folders]
+    return [
+        _read(folder, name if names.count(name) == 1 else str(folder))
+        for folder, name in zip(folders, names, strict=True)
+    ]
+
+
+def _read(folder: Path, name: str) -> Run:
+    path = folder / "experiment.json"
+    if not path.exists():
+        raise InputError(f"{folder} is not a run folder: it has no experiment.json")
+    facts = json.loads(path.read_text())
+    del facts["experiment"]
+    return Run(
+        name=name,
+        experiment=config.load(path),
+        facts=facts,
+        records=log.read(folder / "metrics.jsonl"),
+        result=_json(folder / "result.json"),
+        evaluations=_json(folder / "evaluation" / "results.json") or [],
+    )
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text()) if path.exists() else None
