@@ -48,6 +48,7 @@ def _records(step: int, seed: int) -> list[dict[str, Any]]:
         "tokens_per_second": 2048.0 if step > 1 else 0.0,
         "mfu": 0.25,
         "waiting": 0.5,
+        "spent": {"training": step / 2, "compiling": 3.0, "waiting": step / 2, "down": 0.0},
     }
     pieces = [["the <b>cat</b>", "dim"], [f" sat {step} times", "bold green"]]
     evaluation = [

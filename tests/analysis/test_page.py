@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs a browser: apt-ge
 @pytest.fixture(scope="module")
 def browser():
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS, timeout=120_000)
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS, timeout=300_000)
         yield browser
         browser.close()
 
@@ -55,7 +55,7 @@ def open_page(browser, address):
             offline=True, viewport={"width": width, "height": 900}, color_scheme=scheme, locale="en"
         )
         page, seen = context.new_page(), SimpleNamespace(errors=[], requests=[])
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(300_000)
         page.on("pageerror", lambda error: seen.errors.append(str(error)))
         page.on("console", lambda message: seen.errors.append(message.text))
         page.on("request", lambda request: seen.requests.append(request.url))

@@ -107,12 +107,15 @@ def _without_interval(result: dict) -> dict:
     return {**result, "measured": measured}
 
 
-def test_time_is_all_accounted_for(folder):
-    (run,) = runs.read([folder])
-    parts = {part.name: part.seconds for part in spent.time(run)}
-    assert sum(parts.values()) == pytest.approx(run.result["seconds"])
-    assert parts["waiting for data"] == parts["training steps"] == pytest.approx((STEPS - 1) / 2)
-    assert sum(part.share for part in spent.time(run)) == pytest.approx(100)
+def test_time_is_what_was_recorded_last(folder, other):
+    whole, half = runs.read([folder, other])
+    parts = spent.time(whole)
+    assert {part.name: part.seconds for part in parts} == {"training": 20, "compiling": 3, "waiting": 20}
+    assert sum(part.share for part in parts) == pytest.approx(100)
+    assert spent.time(half)[0].seconds == 10
+    ended = replace(whole, result={**whole.result, "spent": {"training": 25.0}})
+    assert [part.seconds for part in spent.time(ended)] == [25]
+    assert spent.time(replace(whole, records=[], result=None)) == []
 
 
 def test_what_is_no_run_folder_is_refused(tmp_path):
