@@ -7,7 +7,8 @@ if TYPE_CHECKING:
 
 
 def load(path: str) -> "LanguageModel":
-    """Loads a run folder, a Hugging Face folder or hub name, or a GGUF file; see `research.lm`."""
+    """Loads a run folder (RUN@STEP: a step that is not the last), a Hugging Face folder or hub name, or a GGUF file;
+    see `research.lm`."""
     from research import lm  # only now, so that `import research` does not wait for JAX
 
     return lm.load(path)

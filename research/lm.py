@@ -7,6 +7,7 @@
     lm.fill("Return the [MASK] of the list.")        # candidates for a mask
     lm.infill("Return the ", " of the list.")        # a span
     lm.attention("I love New York")                  # [layer, head, query, key]
+    lm.inside("I love New York")                     # queries, keys, values and the residual stream too
 
 What a model can do follows from the objectives that it was trained with. Where several of them can do it, the first
 one does, unless another is named.
@@ -61,6 +62,18 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Inside:
+    """What happens inside a model while it reads; float32, without padding."""
+
+    tokens: list[str]
+    attention: np.ndarray  # [layer, head, query, key]
+    query: np.ndarray  # [layer, head, place, head_width]; turned, where positions are rotary
+    key: np.ndarray  # [layer, kv_head, place, head_width]; likewise
+    value: np.ndarray  # [layer, kv_head, place, head_width]
+    residual: np.ndarray  # [layer, place, width]: the stream after each layer
+
+
+@dataclass(frozen=True)
 class LanguageModel:
     """A model, its parameters, its tokenizer, and what it was trained to do."""
 
@@ -80,6 +93,18 @@ class LanguageModel:
         mode = chosen.mode is not None
         return [scores[number, mode : mode + len(row)] for number, row in enumerate(rows)]
 
+    def example(
+        self, text: str, objective: str | None = None, key: tuple[int, ...] = (0,), answer: str | None = None
+    ) -> Example:
+        """A text as one of the model's objectives shows it in training; arguments as of `token_losses`."""
+        chosen = self._objective(objective)
+        parts: tuple[np.ndarray, ...] = (self._document(text),)
+        if isinstance(chosen, TextToText):
+            if answer is None:
+                raise InputError(f"{chosen.name!r} is text to text: give its output as `answer`")
+            parts = self._input(chosen, text), np.array(self.tokenizer.encode(answer) + self._end, np.int32)
+        return objectives.example(chosen, parts, key, self._vocabulary, self._encoder_decoder)
+
     def token_losses(
         self, text: str, objective: str | None = None, key: tuple[int, ...] = (0,), answer: str | None = None
     ) -> Table:
@@ -94,13 +119,7 @@ class LanguageModel:
         Returns:
           Columns "read", "target", "loss" (nats), "probability" and "rank" (1: the most probable token).
         """
-        chosen = self._objective(objective)
-        parts: tuple[np.ndarray, ...] = (self._document(text),)
-        if isinstance(chosen, TextToText):
-            if answer is None:
-                raise InputError(f"{chosen.name!r} is text to text: give its output as `answer`")
-            parts = self._input(chosen, text), np.array(self.tokenizer.encode(answer) + self._end, np.int32)
-        example = objectives.example(chosen, parts, key, self._vocabulary, self._encoder_decoder)
+        example = self.example(text, objective, key, answer)
         trained = np.flatnonzero(example.weights)
         log_probabilities = _log_softmax(self._logits([example])[0, trained])
         targets = example.targets[trained]
@@ -185,11 +204,29 @@ class LanguageModel:
     def attention(self, text: str, objective: str | None = None) -> np.ndarray:
         """The attention weights of a text as a whole document, float32 `[layer, head, query, key]`; of an
         encoder-decoder, those of the encoder. Where the objective has a mode, its token comes first."""
-        example = self._reading(self._objective(objective), self._document(text))
-        inside = _inside(self.config, self.params, self._batch([example]))
-        weights = inside["encoder" if self._encoder_decoder else "decoder"]["layers"]["attention"]["attention"]
-        length = len(example.tokens if example.source is None else example.source)
-        return np.asarray(weights[:, 0, :, :length, :length])
+        return self.inside(text, objective).attention
+
+    def inside(self, text: str, objective: str | None = None) -> Inside:
+        """What happens inside while a text is read as a whole document; see `attention`."""
+        return self.look(self._reading(self._objective(objective), self._document(text)))
+
+    def look(self, example: Example) -> Inside:
+        """What happens inside while an example is read; of an encoder-decoder, inside the encoder."""
+        stack = "encoder" if self._encoder_decoder else "decoder"
+        layers = _inside(self.config, self.params, self._batch([example]))[stack]["layers"]
+        tokens = example.tokens if example.source is None else example.source
+        n, own = len(tokens), {name: np.asarray(array[:, 0]) for name, array in layers["attention"].items()}
+        query, key, value = (own[name][:, :n].swapaxes(1, 2) for name in ("queries", "keys", "values"))
+        residual = np.asarray(layers["residual"][:, 0, :n])
+        return Inside(self.tokenizer.pieces(tokens), own["attention"][:, :, :n, :n], query, key, value, residual)
+
+    def lens(self, example: Example) -> np.ndarray:
+        """The logits that the residual stream after each layer would give, float32 `[layer, place, vocabulary]`; those
+        after the last layer are the model's own."""
+        if self._encoder_decoder:
+            raise InputError("the lens reads models of one stack; this is an encoder-decoder")
+        layers = _inside(self.config, self.params, self._batch([example]))["decoder"]["layers"]
+        return np.asarray(_read_out(self.config, self.params, layers["residual"][:, 0]))[:, : len(example.tokens)]
 
     @property
     def _encoder_decoder(self) -> bool:
@@ -356,3 +393,4 @@ def _log_softmax(scores: np.ndarray) -> np.ndarray:
 
 _logits = jax.jit(models.logits, static_argnums=0)
 _inside = jax.jit(models.inside, static_argnums=0)
+_read_out = jax.jit(models.read_out, static_argnums=0)

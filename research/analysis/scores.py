@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from research.analysis.runs import Run
+from research.tables import Table
 
 Found = tuple[int, dict[str, Any], dict[str, Any]]  # index of the run, a result of `evaluate`, and one of its metrics
 
@@ -80,3 +81,18 @@ def _compared(task: str, metric: str, items: int, found: Sequence[Found]) -> Com
 def _mark(one: dict[str, Any]) -> float:
     best = max if one["better"] == "higher" else min
     return one["baselines"].get("chance", best(one["baselines"].values()))
+
+
+def table(runs: Sequence[Run]) -> Table:
+    """The same for a notebook: a row for each score."""
+    rows = [(group, score) for group in evaluations(runs) for score in group.scores]
+    return Table(
+        {
+            "task": [group.task for group, _ in rows],
+            "n": [group.items for group, _ in rows],
+            "metric": [group.metric for group, _ in rows],
+            "checkpoint": [score.checkpoint for _, score in rows],
+            "score [95 %]": [score.value for _, score in rows],
+            "verdict": [score.verdict for _, score in rows],
+        }
+    )

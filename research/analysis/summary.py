@@ -109,3 +109,13 @@ def samples(run: Run) -> list[dict[str, Any]]:
     """The records of samples, the latest first, thinned out evenly to a bounded number."""
     records = run.of_kind("samples")[::-1]
     return records[:: -(-len(records) // SAMPLES)] if records else []
+
+
+def said(run: Run) -> dict[str, str]:
+    """The last sample of each objective as text, in brackets what the model made."""
+    last = run.of_kind("samples")[-1:]
+    pieces = {name: parts for record in last for name, parts in record["samples"].items()}
+    return {
+        name: "".join(f"[{text}]" if style.startswith("bold") else text for text, style in parts)
+        for name, parts in pieces.items()
+    }

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from research.config import Model
 from research.models.attention import Visible
 from research.models.platform import compiled_for
-from research.models.transformer import Cache, Context, Transformer
+from research.models.transformer import Cache, Context, Norm, Transformer
 from research.objectives.batch import Batch
 
 Params = dict[str, Any]
@@ -39,6 +39,7 @@ __all__ = [
     "logical_axis_rules",
     "logits",
     "output",
+    "read_out",
     "size",
     "unflatten",
     "with_logical_constraint",
@@ -102,13 +103,21 @@ def logits(config: Model, params: Params, batch: Batch) -> Float[Array, "batch l
 
 def inside(config: Model, params: Params, batch: Batch) -> dict[str, Any]:
     """What happens inside: per stack ("decoder", "encoder") the attention weights of each layer, float32
-    `[layers, batch, heads, queries, keys]`, and the residual stream after each, `[layers, batch, length, width]`."""
+    `[layers, batch, heads, queries, keys]`, its queries, keys and values, `[layers, batch, length, heads, head]`, and
+    the residual stream after each, `[layers, batch, length, width]`."""
     _, state = _apply(config, params, batch, mutable=["intermediates"])
 
     def first(sown: tuple[Array, ...]) -> Array:
         return sown[0]
 
     return jax.tree.map(first, state["intermediates"], is_leaf=lambda leaf: isinstance(leaf, tuple))
+
+
+def read_out(config: Model, params: Params, residual: Float[Array, "... width"]) -> Float[Array, "... vocabulary"]:
+    """Float32 logits from the decoder's residual stream, as if the layer that it comes from were the last."""
+    if config.norm_placement == "pre":
+        residual = Norm(config).apply({"params": params["decoder"]["norm"]}, residual)
+    return project(config, params, _apply(config, params, residual, method="to_features"))
 
 
 def encode(config: Model, params: Params, source: Batch) -> Float[Array, "batch source width"]:

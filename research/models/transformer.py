@@ -166,7 +166,8 @@ class Attention(nn.Module):
         drop = config.dropout > 0 and self.has_rng("dropout")
         if drop or self.is_mutable_collection("intermediates"):
             weights = attention.probabilities(query, key, seen, config.attention_scale, bias)
-            self.sow("intermediates", "attention", weights)
+            for name, array in (("attention", weights), ("queries", query), ("keys", key), ("values", value)):
+                self.sow("intermediates", name, array)
             weights = nn.Dropout(config.dropout, deterministic=not drop)(weights)
             y = attention.combine(weights, value)
         else:
@@ -372,9 +373,13 @@ class Transformer(nn.Module):
     def decode(self, tokens, place, index, keys: int, context: Context, cache: Cache | None):
         """Features of `tokens` at `place` in their document and `index` in their row, and the cache with their keys."""
         x, cache = self.decoder(self.embed(tokens, place), self.placed(context, place, index), index, keys, cache)
+        return self.to_features(x), cache
+
+    def to_features(self, x: Float[Array, "... width"]) -> Float[Array, "... width"]:
+        """What is multiplied with the output layer, from what the last layer and its norm make."""
         if self.config.head_transform:
             x = self.head_norm(ACTIVATIONS[self.config.activation](self.head_transform(x)))
-        return x * self.config.logits_scale if self.config.logits_scale != 1 else x, cache
+        return x * self.config.logits_scale if self.config.logits_scale != 1 else x
 
     def __call__(self, batch, causal: bool = False) -> Float[Array, "batch length width"]:
         """The features of a whole batch."""
