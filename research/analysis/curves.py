@@ -40,9 +40,18 @@ class Chart:
 
 
 def charts(runs: Sequence[Run]) -> list[Chart]:
-    """A chart for the loss of each objective, and one for every other measure; those without a curve are left out."""
+    """A chart for the loss of each objective, for the score of each task that was asked meanwhile, and for every other
+    measure; those without a curve are left out."""
     objectives = dict.fromkeys(objective.name for run in runs for objective in run.experiment.objectives)
     found = [Chart(f"{name}: loss, nats per target", _losses(runs, name)) for name in objectives]
+    asked = dict.fromkeys(task for run in runs for record in run.of_kind("tasks") for task in record["scores"])
+    for task in asked:
+        points = [[record["scores"] | {"step": record["step"]} for record in run.of_kind("tasks")] for run in runs]
+        curves = [
+            _curve(number, _label(runs, number, ""), "held_out", _points(points[number], task))
+            for number in range(len(runs))
+        ]
+        found.append(Chart(f"score on {task}", curves))
     for field, (title, factor) in MEASURES.items():
         curves = [
             _curve(number, _label(runs, number, ""), "train", _points(run.of_kind("train"), field), factor)

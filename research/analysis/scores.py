@@ -36,10 +36,10 @@ class Compared:
 
 
 def evaluations(runs: Sequence[Run]) -> list[Compared]:
-    """The scores of all runs with their 95 % intervals, those of one metric together."""
+    """The scores of the last evaluated step of every run with their 95 % intervals, those of one metric together."""
     groups: dict[tuple[str, int, int, str, str], list[Found]] = {}
     for number, run in enumerate(runs):
-        for result in run.evaluations:
+        for result in _latest(run.evaluations):
             for one in result["measured"]:
                 key = result["task"], result["shots"], result["items"], one["metric"], result["kind"]
                 groups.setdefault(key, []).append((number, result, one))
@@ -47,6 +47,19 @@ def evaluations(runs: Sequence[Run]) -> list[Compared]:
         _compared(f"{task}, {shots} shots" if shots else task, f"{metric}, {kind}", items, found)
         for (task, shots, items, metric, kind), found in groups.items()
     ]
+
+
+def _latest(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of the same questions to the same run, the answers of the last step."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for result in sorted(results, key=_step):
+        found[tuple(result[name] for name in ("task", "manner", "shots", "items"))] = result
+    return list(found.values())
+
+
+def _step(result: dict[str, Any]) -> int:
+    step = result["checkpoint"].rpartition("@")[2]
+    return int(step) if step.isdecimal() else 0
 
 
 def _compared(task: str, metric: str, items: int, found: Sequence[Found]) -> Compared:

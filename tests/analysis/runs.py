@@ -53,13 +53,14 @@ def _records(step: int, seed: int) -> list[dict[str, Any]]:
     pieces = [["the <b>cat</b>", "dim"], [f" sat {step} times", "bold green"]]
     evaluation = [
         {"kind": "held_out", "step": step, "losses": {"causal": 2 + 3 / step}},
+        {"kind": "tasks", "step": step, "scores": {"cloze/causal": step / 100}},
         {"kind": "samples", "step": step, "samples": {"causal": pieces}},
     ]
     return [train, *(evaluation if step % 10 == 0 else [])]
 
 
 def evaluate(folder: Path, estimate: tuple[float, float | None, float | None] = (0.5, 0.4, 0.6)) -> None:
-    """`evaluation/results.json` with one task and two metrics."""
+    """`evaluation/results.json` with one task and two metrics, at two steps."""
     measured = [
         {"metric": "accuracy", "better": "higher", "estimate": estimate, "baselines": {"chance": 0.25},
          "normalised": 0.3, "verdict": "above chance"},
@@ -68,5 +69,6 @@ def evaluate(folder: Path, estimate: tuple[float, float | None, float | None] = 
     ]  # fmt: skip
     result = {"checkpoint": f"{folder.name}@{STEPS}", "task": "cloze", "manner": "causal", "kind": "exact", "shots": 0,
               "items": 16, "measured": measured}  # fmt: skip
+    older = result | {"checkpoint": f"{folder.name}@9", "measured": []}
     (folder / "evaluation").mkdir()
-    (folder / "evaluation" / "results.json").write_text(json.dumps([result]))
+    (folder / "evaluation" / "results.json").write_text(json.dumps([result, older]))

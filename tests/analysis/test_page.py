@@ -84,7 +84,7 @@ def hover(page, across: float) -> None:
 def test_it_is_usable_on_every_screen(open_page, width, scheme):
     page = open_page(width, scheme)
     assert page.evaluate("document.documentElement.scrollWidth") == width
-    assert page.locator(".uplot canvas").count() == 8
+    assert page.locator(".uplot canvas").count() == 9
     drawn = "c => new Set(new Uint32Array(c.getContext('2d').getImageData(0, 0, c.width, c.height).data.buffer)).size"
     assert page.locator(".uplot canvas").first.evaluate(drawn) > 20
     page.locator("#chart-0").scroll_into_view_if_needed()

@@ -53,6 +53,7 @@ def test_curves_are_what_was_recorded(folder):
     np.testing.assert_allclose(training.values, recorded, rtol=1e-4)
     assert set(baseline.values) == {3.0}
     assert len(charts["masked: loss, nats per target"]) == 2  # nothing was held out
+    assert charts["score on cloze/causal"][0].values == [0.1, 0.2, 0.3, 0.4]
     assert set(charts["model FLOPs utilisation, %"][0].values) == {25.0}
 
 
@@ -93,7 +94,7 @@ def test_samples_are_thinned_out_from_the_last_one(folder):
     assert steps[0] == 100 and len(steps) <= summary.SAMPLES and set(np.diff(steps)) == {-5}
 
 
-def test_scores_lie_within_their_pictures(folder):
+def test_the_scores_of_the_last_step_lie_within_their_pictures(folder):
     (run,) = runs.read([folder])
     accuracy, bits = scores.evaluations([run])
     assert (accuracy.scores[0].low, accuracy.scores[0].dot, accuracy.scores[0].mark) == (40, 50, 25)
