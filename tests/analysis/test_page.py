@@ -71,8 +71,8 @@ def open_page(browser, address):
 
 
 def legend(page) -> dict[str, str]:
-    rows = page.locator("#chart-0 .u-series").all_inner_texts()
-    return {label: value for label, value in (re.split(r"[\n\t:]+", row.strip()) for row in rows)}
+    cells = "row => [row.querySelector('.u-label').textContent, row.querySelector('.u-value').textContent]"
+    return dict(page.evaluate(f"[...document.querySelectorAll('#chart-0 .u-series')].map({cells})"))
 
 
 def hover(page, across: float) -> None:
