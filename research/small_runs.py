@@ -46,8 +46,8 @@ def new_york_zoo(adapters: bool = False) -> tuple[str, str]:
     experiment = Experiment(
         model=config.Model(lora=Lora(rank=4) if adapters else None),
         data=Data(source=f"text:{text}", held_out=f"text:{text}", length=24, batch=1),
-        optimizer=Optimizer(learning_rate=1e-2 if adapters else 2e-3, weight_decay=0.0),
-        schedule=Schedule(steps=20, warmup=2, name="linear", final=0.0),
+        optimizer=Optimizer(learning_rate=5e-3 if adapters else 1e-3, weight_decay=0.0),
+        schedule=Schedule(steps=10, warmup=2, name="linear", final=0.0),
         evaluation=Evaluation(every=0, samples=False),
         initialize_from=base,
     )

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from research.analysis.heads import OneHead, Scores
 from research.analysis.lens import Lens
@@ -155,13 +156,13 @@ def lens(seen: Lens) -> Figure:
     return figure
 
 
-def by_layer(found: Mapping[str, np.ndarray], what: str, logarithmic: bool = False) -> Figure:
+def by_layer(found: Mapping[str, np.ndarray], what: str, title: str = "") -> Figure:
     """Values by layer, a line for each name."""
     figure, ax = plt.subplots(figsize=(7, 3.8), layout="constrained")
     for number, (name, values) in enumerate(found.items()):
         ax.plot(values, label=name, **_line(number))
-    ax.set(xlabel="layer", ylabel=what, yscale="log" if logarithmic else "linear")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.set(xlabel="layer", ylabel=what, title=title)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
@@ -176,6 +177,7 @@ def spectra(found: Mapping[str, np.ndarray], title: str = "") -> Figure:
             shade = plt.get_cmap("viridis_r")(0.1 + 0.9 * number / max(len(layers) - 1, 1))
             ax.plot(np.arange(1, len(values) + 1), values, color=shade, label=f"layer {number}")
         ax.set(title=name, xlabel="rank", yscale="log")
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes[0, 0].set_ylabel("singular value")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     ends = [0, -1] if len(handles) > 4 else range(len(handles))
