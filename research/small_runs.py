@@ -49,6 +49,7 @@ def new_york_zoo(adapters: bool = False) -> tuple[str, str]:
         optimizer=Optimizer(learning_rate=5e-3 if adapters else 1e-3, weight_decay=0.0),
         schedule=Schedule(steps=10, warmup=2, name="linear", final=0.0),
         evaluation=Evaluation(every=0, samples=False),
+        logging=config.Logging(tensorboard=False),
         initialize_from=base,
     )
     return base, _made(f"{Path(base).name}_{name}", experiment)

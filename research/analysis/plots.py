@@ -32,12 +32,14 @@ def matrix(
     across: str = "key",
     down: str = "query",
     ax: Axes | None = None,
+    largest: float | None = None,
 ) -> Figure:
-    """A matrix as shaded cells, rows and columns named; with its numbers where there is room."""
+    """A matrix as shaded cells, rows and columns named; with its numbers where there is room. The darkest shade is that
+    of `largest`, or of the largest magnitude there is."""
     height, width = max(2.2, 0.34 * len(rows) + 1.3), max(3.2, 0.5 * len(columns) + 1.6)
     ax = ax or plt.subplots(figsize=(width, height), layout="constrained")[1]
     signed = values.min() < 0
-    bound = np.abs(values).max()
+    bound = largest or np.abs(values).max()
     ax.imshow(values, cmap="RdBu" if signed else SHADES, vmin=-bound if signed else 0, vmax=bound, aspect="auto")
     ax.set_xticks(range(len(columns)), map(shown, columns), rotation=60, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(len(rows)), map(shown, rows))
@@ -105,7 +107,7 @@ def scores(found: Mapping[str, Scores]) -> Figure:
     )
     for ax, (name, values) in zip(axes[0], found.items(), strict=True):
         rows, columns = ([str(number) for number in range(count)] for count in (layers, heads))
-        matrix(values, rows, columns, title=name, across="head", down="layer", ax=ax)
+        matrix(values, rows, columns, title=name, across="head", down="layer", ax=ax, largest=1.0)
         ax.tick_params(axis="x", rotation=0)
     return figure
 
