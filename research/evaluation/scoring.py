@@ -132,6 +132,7 @@ def judge(
     with their numbers. See `score` for the arguments."""
     layout = layout or _everywhere(model.config)
     params = _placed(model.config, model.params, layout)
+    layout = Layout(layout.mesh, tuple(rule for rule in layout.rules if "length" not in rule[0]))  # rows stay whole
     on_cpu = layout.mesh.devices.flat[0].platform == "cpu"
     budget = tokens or (TOKENS_ON_CPU if on_cpu else TOKENS)
     ahead = 0 if on_cpu else 1  # batches under way while results are read; on CPUs, two would wait for the same cores

@@ -66,11 +66,13 @@ class Sums:
 
 def estimate(sums: Sums) -> Estimate:
     """The score with its interval: Wilson's for a proportion of right and wrong items that are documents of their own,
-    else the percentile bootstrap over documents, which also serves scores that are a function of the sums."""
+    else the percentile bootstrap over documents, which also serves scores that are a function of the sums. Where all
+    items are right, or all wrong, no bootstrap could tell how sure that is, and each document counts as one item."""
     rows = sums.rows
     proportion = sums.aggregate is ratio and np.all(rows[:, 1] == 1) and np.isin(rows[:, 0], (0, 1)).all()
-    if proportion and len(np.unique(sums.documents)) == len(rows):
-        interval = stats.binomtest(int(rows[:, 0].sum()), len(rows)).proportion_ci(method="wilson")
+    n = len(np.unique(sums.documents))
+    if proportion and (n == len(rows) or np.all(rows[:, 0] == rows[0, 0])):
+        interval = stats.binomtest(round(sums.value * n), n).proportion_ci(method="wilson")
         return Estimate(sums.value, float(interval.low), float(interval.high))
     documents = sums.by_document()
     return Estimate(

@@ -28,6 +28,8 @@ def test_a_proportion_has_the_interval_of_wilson():
         found, (0.8, (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)), rtol=1e-6
     )
     assert estimate(right(0, 10)).low == 0 and estimate(right(0, 10)).high > 0.2  # none of ten is not never
+    none = Sums.mean(np.zeros(40), np.repeat(np.arange(10), 4))
+    assert estimate(none) == estimate(right(0, 10))  # nor is none in ten documents
 
 
 def test_a_mean_has_about_the_interval_of_its_standard_error():
