@@ -53,7 +53,7 @@ class Tried:
     def options(self) -> str:
         """What to add to a command to run this one."""
         e = self.experiment
-        mesh = " ".join(f"--mesh.{axis} {getattr(e.mesh, axis)}" for axis in self.compiled.mesh)
+        mesh = " ".join(f"--mesh.{axis} {size}" for axis, size in self.compiled.mesh.items())
         return f"{mesh} --step.accumulation {e.step.accumulation} --model.remat {e.model.remat}"
 
     @property
@@ -94,7 +94,7 @@ def show(console: Console, tried: Sequence[Tried], chosen: Tried | None) -> None
 
 
 def _tried(tried: Iterable[Tried], chosen: Tried | None) -> Table:
-    headings = ("", "mesh", "remat", "rows", "GiB", "fits", "step s", "tokens/s", "MFU", "bound by")
+    headings = ("", "mesh", "remat", "rows", "GiB", "fits", "step s", "k tokens/s", "MFU", "bound by")
     table = _table(*headings, left=(0, 1, 2, 5, 9))
     for number, each in enumerate(tried):
         mesh = " ".join(f"{axis} {size}" for axis, size in each.compiled.mesh.items() if size > 1) or "one device"
@@ -108,7 +108,7 @@ def _tried(tried: Iterable[Tried], chosen: Tried | None) -> Table:
         ]
         if not each.compiled.refused:
             times = each.times
-            row += [f"{times.step:.3g}", f"{each.tokens / times.step:,.0f}", f"{each.mfu:.1%}", times.bound]
+            row += [f"{times.step:.3g}", f"{each.tokens / times.step / 1e3:,.0f}", f"{each.mfu:.1%}", times.bound]
         table.add_row(*row)
     return table
 
@@ -167,7 +167,8 @@ def _run(each: Tried) -> list[str]:
     return [
         f"{steps:,} steps of {times.step:.3g} s, bound by {times.bound}: {each.tokens / times.step:,.0f} tokens/s, "
         f"MFU {each.mfu:.1%}; {hours:,.1f} hours, {hours * chips:,.0f} chip-hours",
-        f"a checkpoint is {state / 1e9:,.2f} GB, written in {state / hosts / STORE:,.1f} s by {hosts:,} hosts",
+        f"a checkpoint is {state / 1e9:,.2f} GB, written in {state / hosts / STORE:,.1f} s "
+        f"by {hosts:,} host{'s' * (hosts > 1)}",
         f"options: {each.options}",
     ]
 
