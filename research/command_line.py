@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import tyro
 
-from research import config
+from research import config, runtime
 from research.config import Experiment
 from research.errors import InputError
 
@@ -25,29 +25,27 @@ T = TypeVar("T")
 def run(main: Callable[[list[str]], None], arguments: list[str]) -> None:
     """Runs a command and ends the process: a user's mistake is one message and exit code 2, as for tyro's own."""
     try:
-        main(arguments)
+        with runtime.ending_at_once():
+            main(arguments)
     except InputError as error:
-        sys.exit(_shown(error))
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def _shown(error: InputError) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
-
-
 @dataclass(frozen=True)
-class _Training:
+class Training:
     """Trains, or goes on where the run in this folder stopped."""
 
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
     workdir: Path  # run folder
+    profile: str | None = None  # trace these steps into the run folder, FIRST:LAST, for xprof
 
 
-def train(arguments: Sequence[str]) -> tuple[Experiment, Path]:
-    """`CONFIG [--workdir DIR] [--FIELD VALUE …]`: the experiment and its run folder, which is `runs/NAME` for `NAME.py`
-    and its own for a run's `experiment.json`.
+def train(arguments: Sequence[str]) -> Training:
+    """`CONFIG [--workdir DIR] [--profile FIRST:LAST] [--FIELD VALUE …]`. Where no run folder is given, it is
+    `runs/NAME` for `NAME.py`, and its own for a run's `experiment.json`.
 
     Raises:
       InputError: if the config is unusable, or an option is not one of its fields.
@@ -55,8 +53,10 @@ def train(arguments: Sequence[str]) -> tuple[Experiment, Path]:
     name, options = first(arguments, "train begins with a config file: train configs/quickstart.py [--FIELD VALUE …]")
     path = Path(name or "NAME.py")
     folder = path.parent if path.suffix == ".json" else Path("runs") / path.stem
-    chosen = parse(f"train {name or 'CONFIG'}", options, _Training(read(path) if name else Experiment(), folder))
-    return chosen.experiment, chosen.workdir
+    chosen = parse(f"train {name or 'CONFIG'}", options, Training(read(path) if name else Experiment(), folder))
+    if ":/" in str(chosen.workdir):
+        raise InputError(f"--workdir {chosen.workdir}: a run needs a folder; mount a bucket as one, e.g. with gcsfuse")
+    return chosen
 
 
 def first(arguments: Sequence[str], missing: str) -> tuple[str | None, list[str]]:

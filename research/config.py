@@ -205,12 +205,18 @@ Rules = tuple[tuple[str, tuple[str, ...]], ...]
 class Mesh:
     """Sizes of the device mesh; -1 takes what is left. `rules` maps the model's logical axes to it."""
 
-    data: int = -1  # copies of the model, each with its rows of the batch
+    data: int = -1  # copies of the model, each with its rows of the batch; 1, if another size is -1
     fsdp: int = 1  # rows too, but parameters and optimizer state are split as well
-    tensor: int = 1  # heads, MLP and vocabulary are split
+    tensor: int = 1  # heads, MLP and vocabulary are split, and the residual stream along its length
+    context: int = 1  # places of a row are split; attention gathers keys and values
+    slices: int = (
+        -1
+    )  # groups of devices with a slow network between them, over which `data` is split first; -1: a TPU's
     # logical axis -> mesh axes; a logical axis that is not named here is not split
     rules: Rules = (
         ("batch", ("data", "fsdp")),
+        ("length", ("context",)),
+        ("residual_length", ("context", "tensor")),
         ("embed", ("fsdp",)),
         ("heads", ("tensor",)),
         ("kv_heads", ("tensor",)),
@@ -289,6 +295,7 @@ class Experiment:
     # says of the architecture then come from there; model.dropout, unroll, remat, attention, lora and bits stay
     initialize_from: str | None = None
     frozen: tuple[str, ...] = ()  # patterns of parameters that are not trained: embedding, decoder/layers/mlp/*, …
+    compiled: str | None = None  # where compiled programs are kept, a folder or gs://…; None: jax/ below the cache
     seed: int = 0  # of everything random: initial parameters, order of the data, masks, dropout
 
 

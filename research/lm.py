@@ -35,6 +35,7 @@ from research.models import Params
 from research.objectives import Batch, Example, Vocabulary, with_mode
 from research.tables import Table
 from research.training import checkpoint
+from research.training.sharding import fetch
 
 MASK = "[MASK]"  # how a hidden token is written in a text
 Kind = TypeVar("Kind", bound=Stream)
@@ -215,9 +216,9 @@ class LanguageModel:
         stack = "encoder" if self._encoder_decoder else "decoder"
         layers = _inside(self.config, self.params, self._batch([example]))[stack]["layers"]
         tokens = example.tokens if example.source is None else example.source
-        n, own = len(tokens), {name: np.asarray(array[:, 0]) for name, array in layers["attention"].items()}
+        n, own = len(tokens), {name: fetch(array[:, 0]) for name, array in layers["attention"].items()}
         query, key, value = (own[name][:, :n].swapaxes(1, 2) for name in ("queries", "keys", "values"))
-        residual = np.asarray(layers["residual"][:, 0, :n])
+        residual = fetch(layers["residual"][:, 0, :n])
         return Inside(self.tokenizer.pieces(tokens), own["attention"][:, :, :n, :n], query, key, value, residual)
 
     def lens(self, example: Example) -> np.ndarray:
@@ -226,7 +227,7 @@ class LanguageModel:
         if self._encoder_decoder:
             raise InputError("the lens reads models of one stack; this is an encoder-decoder")
         layers = _inside(self.config, self.params, self._batch([example]))["decoder"]["layers"]
-        return np.asarray(_read_out(self.config, self.params, layers["residual"][:, 0]))[:, : len(example.tokens)]
+        return fetch(_read_out(self.config, self.params, layers["residual"][:, 0]))[:, : len(example.tokens)]
 
     @property
     def _encoder_decoder(self) -> bool:
@@ -316,7 +317,7 @@ class LanguageModel:
         return generation.text(self.tokenizer, Prompt([], before=before), tokens[places].tolist())
 
     def _logits(self, examples: Sequence[Example]) -> np.ndarray:
-        return np.asarray(_logits(self.config, self.params, self._batch(examples)))
+        return fetch(_logits(self.config, self.params, self._batch(examples)))
 
     def _last(self, example: Example, count: int) -> np.ndarray:
         """The logits of the last places of an example, `[count, vocabulary]`."""

@@ -1,12 +1,24 @@
-"""The process that a command runs in: its caches and its memory."""
+"""The process that a command runs in: its caches, its memory, and the other processes of its run."""
 
 import importlib.util
 import os
 import resource
+import signal
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from research import xla_flags
+from research.errors import InputError
+
+HEARTBEAT = 30  # seconds without a sign of life after which a process of a run counts as dead
+LOST = 75  # exit code: another process of the run has ended (EX_TEMPFAIL of sysexits.h)
+# what is in the errors of JAX's ways of communication when the other side is gone
+BROKEN = ("Gloo", "NCCL", "coordination service", "heartbeat", "Barrier", "UNAVAILABLE")
+ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
 
 def cache_folder(chosen: str | None = None) -> Path:
@@ -15,9 +27,13 @@ def cache_folder(chosen: str | None = None) -> Path:
     return Path(chosen or os.environ.get("RESEARCH_CACHE") or "~/.cache/research").expanduser()
 
 
-def start() -> None:
-    """Sets the XLA flags of this machine's accelerator, and keeps compiled programs on disk, so that the same program
-    compiles once on a machine."""
+def start(compiled: str | None = None) -> None:
+    """Sets the XLA flags of this machine's accelerator, and keeps compiled programs, so that the same program compiles
+    once.
+
+    Args:
+      compiled: where, a folder or a bucket (gs://…) that several machines share; None: below `cache_folder`.
+    """
     import jax
 
     if told := xla_flags.apply():
@@ -25,8 +41,81 @@ def start() -> None:
     if importlib.util.find_spec("libtpu") and xla_flags.attached() == "cpu" and not os.environ.get("JAX_PLATFORMS"):
         # the TPU compiler, which plans need, would look for a TPU for seconds, and complain
         jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
+    jax.config.update("jax_compilation_cache_dir", compiled or str(cache_folder() / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def join() -> None:
+    """Makes this process one of a run of several, before JAX looks for devices: as the environment's ADDRESS
+    (host:port of the first one), COUNT and INDEX say, or as Slurm, Kubernetes, Open MPI or a TPU pod does. Otherwise it
+    stays alone.
+
+    Raises:
+      InputError: if the environment says only half of it, or the others do not come.
+    """
+    import jax
+
+    settings: dict[str, Any] = {"heartbeat_timeout_seconds": HEARTBEAT}
+    if ADDRESS in os.environ:
+        settings |= {"coordinator_address": os.environ[ADDRESS]}
+    try:
+        for variable, name in ((COUNT, "num_processes"), (INDEX, "process_id")):
+            if variable in os.environ:
+                settings[name] = int(os.environ[variable])
+        if {ADDRESS, COUNT, INDEX} <= os.environ.keys():
+            settings["cluster_detection_method"] = "deactivate"  # nothing is left to ask Slurm or Kubernetes for
+        jax.distributed.initialize(**settings)
+    except (ValueError, RuntimeError) as error:
+        given = {name: os.environ[name] for name in (ADDRESS, COUNT, INDEX) if name in os.environ}
+        if given or isinstance(error, RuntimeError):
+            told = ", ".join(f"{name}={value}" for name, value in given.items())
+            raise InputError(f"this process could not join the others of its run ({told}): {error}") from error
+    if jax.distributed.is_initialized() and jax.process_count() == 1:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which JAX has caught, to agree with others
+
+
+def leads() -> bool:
+    """Whether this process is the one of a run that writes what all of them know."""
+    import jax
+
+    return jax.process_index() == 0
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Within it, an error shows itself and ends a process that is one of several at once. The usual end would wait for
+    the others, which wait for it; they notice within HEARTBEAT seconds, and JAX ends them with a message and exit code
+    134, if they do not notice by themselves. A process alone ends as usual."""
+    try:
+        yield
+    except Exception as error:
+        if not _several():
+            raise
+        code = _shown(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _several() -> bool:
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def _shown(error: Exception) -> int:
+    """The exit code for an error, which is printed."""
+    if isinstance(error, InputError):
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    traceback.print_exception(error)
+    if not any(mark in str(error) for mark in BROKEN):
+        return 1
+    print(
+        "error: another process of this run has ended or cannot be reached; its own output says why. The same command, "
+        "started for all of them, goes on from the last checkpoint",
+        file=sys.stderr,
+    )
+    return LOST
 
 
 def peak_memory() -> int:

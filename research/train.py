@@ -1,4 +1,5 @@
-"""The command `train CONFIG [--workdir DIR] [--FIELD VALUE …]`: trains, evaluates, and reports the result."""
+"""The command `train CONFIG [--workdir DIR] [--profile FIRST:LAST] [--FIELD VALUE …]`: trains, evaluates, and shows the
+result. One process of several shows and writes what all of them know."""
 
 import sys
 import time
@@ -21,33 +22,39 @@ from research.models import Params
 from research.objectives import Batch
 from research.probes import Probed
 from research.samples import Sample
-from research.training import checkpoint, heldout, initial, loop, run_folder, state
+from research.training import checkpoint, heldout, initial, loop, run_folder, state, tracing
+from research.training.goodput import Clock, share
 from research.training.initial import Initial
-from research.training.log import Log
+from research.training.log import FILE, Log, read
 from research.training.loop import Programs
 from research.training.state import TrainState
+from research.training.tracing import Tracer
 
 UNIGRAM_STEPS = 256  # training batches on which the unigram baseline is counted, at most
 
 
 def main(arguments: list[str]) -> None:
-    experiment, folder = command_line.train(arguments)
-    runtime.start()
-    train(experiment, folder, Console())
+    chosen = command_line.train(arguments)
+    traced = tracing.steps(chosen.profile, chosen.experiment.schedule.steps)
+    runtime.start(chosen.experiment.compiled)
+    runtime.join()
+    train(chosen.experiment, chosen.workdir, Console(quiet=not runtime.leads()), traced)
 
 
-def train(experiment: Experiment, folder: Path, console: Console) -> dict[str, Any]:
-    """Trains in a run folder, from its newest checkpoint if it has one, to the last step.
+def train(experiment: Experiment, folder: Path, console: Console, traced: range = range(0)) -> dict[str, Any]:
+    """Trains in a run folder, from its newest checkpoint if it has one, to the last step. The steps `traced`, counted
+    from 1, are profiled.
 
     Returns:
       What `result.json` has: {"objectives": {name: {"loss", "unigram", "uniform"}}, "steps", "tokens", "seconds",
-      "peak_memory_bytes"}, losses in nats per target, seconds and memory of this process; and "probes" (see
+      "goodput", "spent", "peak_memory_bytes"}, losses in nats per target, seconds and memory of this process, goodput
+      and what time was spent on (see `training/goodput.py`) over all starts of the run; and "probes" (see
       `probes.result`) if the experiment has any.
 
     Raises:
       InputError: if the experiment cannot run, the folder has another one, or the loss is not finite.
     """
-    began = time.monotonic()
+    began, leads = time.time(), runtime.leads()
     source = None if experiment.initialize_from is None else initial.open(experiment.initialize_from)
     if source is not None:
         experiment = replace(experiment, model=source.adapted(experiment.model))
@@ -58,7 +65,9 @@ def train(experiment: Experiment, folder: Path, console: Console) -> dict[str, A
     longest = max(experiment.data.length, experiment.data.source_length or 0)
     experiment = replace(experiment, model=config.resolve(experiment.model, corpus.vocabulary.size, longest))
     programs = loop.programs(experiment)
-    run_folder.claim(folder, experiment, corpus.tokenizer)
+    if leads:
+        run_folder.claim(folder, experiment, corpus.tokenizer)
+    run_folder.check_shared(folder)
 
     run = _begin(experiment, programs, folder, source)
     probed: dict[int, Probed] = {}
@@ -69,11 +78,16 @@ def train(experiment: Experiment, folder: Path, console: Console) -> dict[str, A
 
     probe(int(run.step), run.params)
     asked = task_scores.begin(questions, _language_model(experiment, run.params, corpus), programs.layout)
+    start, steps = int(run.step), experiment.schedule.steps
+    clock = Clock(began, read(folder / FILE), start)
+    clock.spent["starting"] += time.time() - began
     with (
         checkpoint.manager(folder, experiment.checkpoint) as checkpoints,
-        Log(folder, experiment.logging, int(run.step), experiment.schedule.steps, console) as log,
+        Log(folder, experiment.logging, start, steps, console, clock, keeps=leads) as log,
+        Tracer(folder, traced if leads else range(0)) as tracer,
+        runtime.ending_at_once(),  # the last save of a process alone would wait for the others
     ):
-        log.print(f"{folder}: {models.size(run.params):,} parameters, from step {int(run.step):,}")
+        log.print(f"{folder}: {models.size(run.params):,} parameters, from step {start:,}")
 
         def look(step: int, params: Params) -> tuple[list[Result], list[Sample]]:
             probe(step, params)
@@ -86,22 +100,28 @@ def train(experiment: Experiment, folder: Path, console: Console) -> dict[str, A
                 log.record({"kind": "samples", "step": step, "samples": dict(said)})
             return results, said
 
-        run = loop.take_steps(experiment, corpus, programs, run, checkpoints, log, look)
+        run = loop.take_steps(experiment, corpus, programs, run, checkpoints, log, tracer, look)
         log.print("evaluating on the held-out data …")
-        losses = loop.held_out(experiment, corpus, programs, run.params, experiment.evaluation.final_batches)
-        log.record({"kind": "held_out", "step": int(run.step), "losses": losses})
-        results, said = look(int(run.step), run.params)
+        with clock.on("evaluating"):
+            losses = loop.held_out(experiment, corpus, programs, run.params, experiment.evaluation.final_batches)
+        log.record({"kind": "held_out", "step": steps, "losses": losses})
+        with clock.on("evaluating"):
+            results, said = look(steps, run.params)
+        spent = clock.now()
 
     result: dict[str, Any] = {
         "objectives": {name: {"loss": loss, **_baselines(experiment, corpus, name)} for name, loss in losses.items()},
-        "steps": experiment.schedule.steps,
-        "tokens": experiment.schedule.steps * experiment.data.batch * experiment.data.length,
-        "seconds": time.monotonic() - began,
+        "steps": steps,
+        "tokens": steps * experiment.data.batch * experiment.data.length,
+        "seconds": time.time() - began,
+        "goodput": share(spent),
+        "spent": spent,
         "peak_memory_bytes": runtime.peak_memory(),
     }
     if probed:
         result["probes"] = probes.result(experiment.evaluation.probes, probed)
-    run_folder.write_result(folder, result)
+    if leads:
+        run_folder.write_result(folder, result)
     console.print(_table(result))
     if results:
         console.print(scores.tables(results))
@@ -109,7 +129,8 @@ def train(experiment: Experiment, folder: Path, console: Console) -> dict[str, A
         console.print(probes.show(result["probes"]))
     if said:
         console.print(samples.show(said))
-    console.print(f"report: {report.write([folder])}", highlight=False, soft_wrap=True)
+    if leads:
+        console.print(f"report: {report.write([folder])}", highlight=False, soft_wrap=True)
     return result
 
 

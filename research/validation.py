@@ -59,6 +59,7 @@ def _wrong_values(experiment: Experiment) -> list[str]:
         if (value := getattr(getattr(experiment, part), name)) is not None
     ]
     model, data, optimizer, mesh = experiment.model, experiment.data, experiment.optimizer, experiment.mesh
+    sizes = ("data", "fsdp", "tensor", "context", "slices")
     rules = [
         *minima,
         (model.lora is None or model.lora.rank >= 1, "model.lora.rank", "must be at least 1"),
@@ -71,9 +72,9 @@ def _wrong_values(experiment: Experiment) -> list[str]:
             f"{data.held_out} is neither a source nor a fraction between 0 and 1",
         ),
         (
-            all(size > 0 or size == -1 for size in (mesh.data, mesh.fsdp, mesh.tensor)),
+            all(getattr(mesh, name) > 0 or getattr(mesh, name) == -1 for name in sizes),
             "mesh",
-            f"sizes {mesh.data}, {mesh.fsdp}, {mesh.tensor} must be positive, or -1 for what is left",
+            f"{', '.join(f'{name} {getattr(mesh, name)}' for name in sizes)} must be positive, or -1 for what is left",
         ),
         (len(experiment.objectives) > 0, "objectives", "at least one is needed"),
         (experiment.seed >= 0, "seed", f"{experiment.seed} must be at least 0"),

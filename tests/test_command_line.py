@@ -10,6 +10,7 @@ import pytest
 import tyro
 
 from research import command_line, config
+from research.command_line import Training
 from research.config import Causal, Experiment, Masked, Model, RotaryScaling
 from research.errors import InputError
 
@@ -60,18 +61,19 @@ def base(file) -> str:
     ],
 )
 def test_a_field_is_set_by_its_path(base, options, expected):
-    experiment, folder = command_line.train([base, *options.split()])
-    assert experiment == expected
-    assert folder == Path("runs/mine")
+    assert command_line.train([base, *options.split()]) == Training(expected, Path("runs/mine"))
 
 
-def test_the_run_folder_can_be_named(base):
-    assert command_line.train([base, "--workdir", "a/b"])[1] == Path("a/b")
+def test_the_run_folder_and_steps_to_profile_can_be_named(base):
+    chosen = command_line.train([base, "--workdir", "a/b", "--profile", "2:3"])
+    assert chosen == Training(BASE, Path("a/b"), "2:3")
+    with pytest.raises(InputError, match="mount a bucket"):
+        command_line.train([base, "--workdir", "gs://bucket/run"])
 
 
 def test_a_saved_experiment_is_a_config_and_its_folder_the_run(tmp_path):
     config.save(BASE, tmp_path / "experiment.json")
-    assert command_line.train([str(tmp_path / "experiment.json")]) == (BASE, tmp_path)
+    assert command_line.train([str(tmp_path / "experiment.json")]) == Training(BASE, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +166,7 @@ def test_a_config_file_can_vary_the_one_beside_it(base, tmp_path):
         "def get_config():\n    return replace(mine.get_config(), seed=7)\n"
     )
     path = list(sys.path)
-    assert command_line.train([str(other)])[0] == replace(BASE, seed=7)
+    assert command_line.train([str(other)]).experiment == replace(BASE, seed=7)
     assert sys.path == path
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import jax
@@ -31,6 +32,7 @@ from research.config import (
 from research.errors import InputError
 from research.train import train
 from research.training import checkpoint, loop
+from research.training.goodput import KINDS
 from research.training.log import read
 
 STEPS = 6
@@ -63,7 +65,7 @@ def experiment(tmp_path_factory):
 def whole(experiment, tmp_path_factory):
     """An uninterrupted run: its folder and its result."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    return folder, train(experiment, folder, _quiet())
+    return folder, train(experiment, folder, _quiet(), traced=range(3, 5))
 
 
 def _quiet() -> Console:
@@ -82,11 +84,11 @@ def _losses(folder: Path) -> list:
 
 def test_a_run_folder_is_all_that_a_later_command_needs(experiment, whole):
     folder, result = whole
-    files = {"experiment.json", "tokenizer", "checkpoints", "metrics.jsonl", "tensorboard", "result.json"}
+    files = {"experiment.json", "tokenizer", "checkpoints", "metrics.jsonl", "tensorboard", "profile", "result.json"}
     assert set(os.listdir(folder)) == files
     assert sum(file.stat().st_size for file in (folder / "tensorboard").iterdir()) > 1000
     assert json.loads((folder / "result.json").read_text()) == result
-    assert set(result) == {"objectives", "steps", "tokens", "seconds", "peak_memory_bytes"}
+    assert set(result) == {"objectives", "steps", "tokens", "seconds", "goodput", "spent", "peak_memory_bytes"}
     assert set(result["objectives"]) == {"causal", "masked"}
     for losses in result["objectives"].values():
         assert set(losses) == {"loss", "unigram", "uniform"}
@@ -101,6 +103,27 @@ def test_a_run_folder_is_all_that_a_later_command_needs(experiment, whole):
     assert saved["versions"]["jax"] == jax.__version__ and saved["hardware"]["devices"] == jax.device_count()
     steps = [record["step"] for record in read(folder / "metrics.jsonl") if record["kind"] == "train"]
     assert steps == list(range(1, STEPS + 1))
+
+
+def test_the_traced_steps_are_in_the_profile(whole):
+    folder, _ = whole
+    (path,) = (folder / "profile").rglob("*.xplane.pb")
+    planes = jax.profiler.ProfileData.from_file(str(path)).planes
+    events = [event for plane in planes for line in plane.lines for event in line.events]
+    assert sorted(dict(e.stats)["step_num"] for e in events if e.name == "train") == [3, 4]
+    assert any("dot" in event.name for event in events)  # what was computed
+
+
+def test_all_time_is_accounted_for(whole):
+    folder, result = whole
+    spent = result["spent"]
+    assert sum(spent.values()) == pytest.approx(result["seconds"], rel=0.5) and sum(spent.values()) <= result["seconds"]
+    assert min(spent[kind] for kind in ("training", "starting", "compiling", "waiting", "saving", "evaluating")) > 0
+    assert spent["repeating"] == spent["down"] == 0
+    assert result["goodput"] == spent["training"] / sum(spent.values())
+    records = read(folder / "metrics.jsonl")
+    for before, after in pairwise(records):
+        assert all(after["spent"][kind] >= before["spent"][kind] for kind in KINDS[1:])
 
 
 def test_training_lowers_the_loss_of_both_objectives(whole):

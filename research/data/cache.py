@@ -2,12 +2,17 @@
 
 import hashlib
 import json
+import logging
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+log = logging.getLogger(__name__)
 
 CODE = Path(__file__).parent.parent
 
@@ -15,6 +20,26 @@ CODE = Path(__file__).parent.parent
 def key(code: Sequence[str], *parts: object) -> str:
     """A name for what follows from `parts` (JSON types) and from the code of these files of `research/`."""
     return hashlib.sha256(json.dumps([_hash(tuple(code)), parts]).encode()).hexdigest()[:24]
+
+
+def made(folder: Path, make: Callable[[Path], None]) -> Path:
+    """The folder as it is there, or else as `make` fills it; then it appears at the end, whole. Of all processes that
+    want it, on this machine or on others that share its disk, one makes it and the others wait; if it fails, the next
+    one tries."""
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.parent / f".lock-{folder.name}", poll_interval=0.5)
+    try:
+        held = lock.acquire(timeout=0)
+    except Timeout:
+        log.warning("waiting for another process, which prepares %s", folder)
+        held = lock.acquire()
+    with held:
+        if not folder.is_dir():
+            with building(folder) as unfinished:
+                make(unfinished)
+    return folder
 
 
 @contextmanager

@@ -36,7 +36,7 @@ class HeldOut(Sequence[Batch]):
     vocabulary: Vocabulary
     shape: Shape
     batch_rows: int
-    host_rows: slice
+    host_rows: Sequence[int]
     batches: range
 
     def __len__(self) -> int:
@@ -52,7 +52,7 @@ class HeldOut(Sequence[Batch]):
         if isinstance(number, slice):
             return replace(self, batches=self.batches[number])
         first = self.batches[number] * self.batch_rows
-        return objectives.stack([self._row(first + r) for r in range(self.batch_rows)[self.host_rows]])
+        return objectives.stack([self._row(first + r) for r in self.host_rows])
 
     def _row(self, place: int) -> Batch:
         if place >= self.plan.rows:
@@ -92,8 +92,8 @@ class Corpus:
             )
         return "; ".join([*read, f"vocabulary of {training.vocabulary.size:,} ids", *rows])
 
-    def batch(self, step: int, rows: slice = slice(None)) -> Batch:
-        """`rows` of the global batch of a step: the whole, or the share of one host."""
+    def batch(self, step: int, rows: Sequence[int] | None = None) -> Batch:
+        """These rows of the global batch of a step: the share of one host. None: the whole."""
         return self.training.batch(step, rows)
 
     def objective_of_rows(self, step: int) -> np.ndarray:
@@ -105,14 +105,15 @@ class Corpus:
         plans = [(self.training.plans[place.objective], place.row) for place in self._places(step)]
         return [[(p.documents.store.meta["source"], piece.document) for piece in p.read(row)] for p, row in plans]
 
-    def held_out(self, objective: config.Objective, rows: slice = slice(None)) -> Sequence[Batch]:
+    def held_out(self, objective: config.Objective, rows: Sequence[int] | None = None) -> Sequence[Batch]:
         """Batches of an objective's held-out documents, of which a host takes its `rows`."""
         plan, training = self.held_out_plans[objective.name], self.training
         batches = range(-(-plan.rows // training.batch_rows))
-        return HeldOut(objective, plan, training.vocabulary, training.shape, training.batch_rows, rows, batches)
+        chosen = range(training.batch_rows) if rows is None else rows
+        return HeldOut(objective, plan, training.vocabulary, training.shape, training.batch_rows, chosen, batches)
 
     @contextmanager
-    def loader(self, start: int, stop: int, rows: slice = slice(None)) -> Iterator[Iterator[tuple[int, Batch]]]:
+    def loader(self, start: int, stop: int, rows: Sequence[int] | None = None) -> Iterator[Iterator[tuple[int, Batch]]]:
         """(step, batch) for the steps from `start` to `stop`, prepared ahead by a thread or by worker processes, which
         end with the context."""
         training = self.training  # a worker needs neither the tokenizer nor the held-out data
@@ -194,11 +195,8 @@ def _extended(tokenizer: Tokenizer, objectives: Sequence[config.Objective], shap
 
 def _made(spec: str, folder: Path, read: list[Source], how: object, texts: Callable[[], Iterable[str]]) -> str:
     """The folder of a tokenizer that is made from text, once."""
-    made = folder / ("tokenizer-" + cache.key(store.CODE, spec, [source.fingerprint for source in read], how))
-    if not made.exists():
-        with cache.building(made) as unfinished:
-            tokenizers.make(spec, texts).save(unfinished)
-    return str(made)
+    name = "tokenizer-" + cache.key(store.CODE, spec, [source.fingerprint for source in read], how)
+    return str(cache.made(folder / name, lambda unfinished: tokenizers.make(spec, texts).save(unfinished)))
 
 
 def _ranges(

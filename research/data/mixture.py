@@ -5,6 +5,7 @@ every objective in proportion to its rate. The k-th row of an objective is a row
 epoch in another order. Nothing depends on what was read before, or on how many hosts and processes read.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -41,10 +42,10 @@ class Mixture:
     batch_rows: int
     seed: int
 
-    def batch(self, step: int, rows: slice = slice(None)) -> Batch:
-        """`rows` of the global batch of a step: the whole, or the share of one host."""
-        places = [self.place(step * self.batch_rows + r) for r in range(self.batch_rows)[rows]]
-        return objectives.stack([self._row(place) for place in places])
+    def batch(self, step: int, rows: Sequence[int] | None = None) -> Batch:
+        """These rows of the global batch of a step: the share of one host. None: the whole."""
+        chosen = range(self.batch_rows) if rows is None else rows
+        return objectives.stack([self._row(self.place(step * self.batch_rows + r)) for r in chosen])
 
     def place(self, number: int) -> Place:
         """Where row `number` of training comes from."""

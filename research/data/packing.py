@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from research import config, objectives
-from research.data.cache import building, key
+from research.data.cache import key, made
 from research.data.store import Store
 from research.errors import InputError
 
@@ -221,19 +221,23 @@ def _walk(documents: Range, objective: config.Objective, shape: Shape) -> Walk:
     same = replace(objective, name="", rate=1.0, weight=1.0, source=None)  # what does not change places
     name = key(CODE, store.folder.name, first, last, repr(same), shape)
     walk = Walk(documents, shape, objective, store.folder.parent / f"plan-{name}")
-    if not walk.folder.exists():
-        with building(walk.folder) as unfinished:
-            starts, empty = array("q", [first, 0]), 0
-            while starts[-2] < last:
-                filled = walk._fill(starts[-2], starts[-1])
-                if not filled.pieces:  # only documents without anything to predict were left
-                    break
-                empty += filled.empty
-                starts.extend((filled.document, filled.offset))
-            np.save(unfinished / "starts.npy", np.array(starts).reshape(-1, 2))
-            padding = empty / max((len(starts) // 2 - 1) * shape.length, 1)
-            (unfinished / "plan.json").write_text(json.dumps({"padding": padding}) + "\n")
+    made(walk.folder, partial(_plan, walk))
     return walk
+
+
+def _plan(walk: Walk, folder: Path) -> None:
+    """Walks through all documents once, and keeps where rows begin."""
+    _, first, last = walk.documents
+    starts, empty = array("q", [first, 0]), 0
+    while starts[-2] < last:
+        filled = walk._fill(starts[-2], starts[-1])
+        if not filled.pieces:  # only documents without anything to predict were left
+            break
+        empty += filled.empty
+        starts.extend((filled.document, filled.offset))
+    np.save(folder / "starts.npy", np.array(starts).reshape(-1, 2))
+    padding = empty / max((len(starts) // 2 - 1) * walk.shape.length, 1)
+    (folder / "plan.json").write_text(json.dumps({"padding": padding}) + "\n")
 
 
 def _filler(documents: Range, shape: Shape, objective: config.Objective) -> Callable[[int, int], Filled]:

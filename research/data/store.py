@@ -21,8 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from research.data import chat
-from research.data.cache import building, key
+from research.data import cache, chat
 from research.data.chat import Exchange
 from research.data.sources import Bad, Record, Source
 from research.data.tokenizers import Tokenizer
@@ -111,23 +110,26 @@ class Skipped:
         )
 
 
-def prepare(source: Source, tokenizer: Tokenizer, cache: Path, prefix: str = "", cut: float | None = None) -> Store:
-    """The store of a source: found below `cache`, or made there.
+def prepare(source: Source, tokenizer: Tokenizer, below: Path, prefix: str = "", cut: float | None = None) -> Store:
+    """The store of a source.
 
     Args:
+      below: the folder where it is found, or else made.
       prefix: text before every document (of a pair: before its input).
       cut: a source of one document becomes two, of which the second has this share of the text.
 
     Raises:
       InputError: if the source has no usable document, or ids outside the vocabulary.
     """
-    folder = cache / ("store-" + key(CODE, source.fingerprint, tokenizer.digest, prefix, cut))
-    if not folder.exists():
-        with building(folder) as unfinished:
-            _write(unfinished, source, tokenizer, prefix, cut)
-        if Store(folder).skipped:
-            log.warning("%s: skipped %s", source.name, Store(folder).skipped)
-    return Store(folder)
+
+    def make(unfinished: Path) -> None:
+        _write(unfinished, source, tokenizer, prefix, cut)
+        if Store(unfinished).skipped:
+            log.warning("%s: skipped %s", source.name, Store(unfinished).skipped)
+
+    return Store(
+        cache.made(below / ("store-" + cache.key(CODE, source.fingerprint, tokenizer.digest, prefix, cut)), make)
+    )
 
 
 def texts(source: Source) -> Iterator[str]:

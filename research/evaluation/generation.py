@@ -17,6 +17,7 @@ from research.data.tokenizers import Tokenizer
 from research.errors import InputError
 from research.models import Cache, Params, Visible
 from research.objectives import Batch
+from research.training.sharding import fetch
 
 STOP_CHECK = 16  # tokens between looks for stop strings, which are a matter of text
 
@@ -125,7 +126,7 @@ def generate(
         )
         rows = _new_tokens(loop, lengths, ends)
         texts = [text(tokenizer, *each) if sampling.stop else "" for each in zip(prompts, rows, strict=True)]
-        done = np.asarray(loop.done) | [any(stop in one for stop in sampling.stop) for one in texts]
+        done = fetch(loop.done) | [any(stop in one for stop in sampling.stop) for one in texts]
         loop = loop._replace(done=jnp.asarray(done))
         if done.all():
             break
@@ -285,6 +286,6 @@ def _source(prompts: Sequence[Prompt], positions: int | None) -> Batch | None:
 
 
 def _new_tokens(loop: _Loop, lengths: np.ndarray, ends: Sequence[int]) -> list[list[int]]:
-    tokens, until = np.asarray(loop.tokens), np.asarray(loop.length)
+    tokens, until = fetch(loop.tokens), fetch(loop.length)
     rows = [row[start:end].tolist() for row, start, end in zip(tokens, lengths, until, strict=True)]
     return [row[:-1] if row and row[-1] in ends else row for row in rows]

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from research.config import Model
 from research.models.attention import Visible
+from research.models.partition import extent
 from research.models.platform import compiled_for
 from research.models.transformer import Cache, Context, Norm, Transformer
 from research.objectives.batch import Batch
@@ -32,6 +33,7 @@ __all__ = [
     "decode",
     "empty_cache",
     "encode",
+    "extent",
     "flatten",
     "hidden",
     "init",

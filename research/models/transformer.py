@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from research.config import Model
-from research.models import attention, platform, positions, quantised
+from research.models import attention, partition, platform, positions, quantised
 from research.models.attention import Visible
 
 ACTIVATIONS = {
@@ -95,7 +95,7 @@ class Projection(nn.Module):
 
 def _product(x: Array, kernel: Array, inputs: int) -> Array:
     """Contracts the last axes of `x` with the first ones of `kernel`."""
-    if platform.current() == "cpu":
+    if platform.current() == "cpu" and partition.extent("length") == partition.extent("residual_length") == 1:
         # XLA multiplies two matrices fastest. The barrier, which the gradient passes too, keeps what is around the
         # product out of the copies that it makes of its operands
         rows, outputs = x.shape[: x.ndim - inputs], kernel.shape[inputs:]
@@ -146,6 +146,7 @@ class Attention(nn.Module):
             y = projection(read)
             if config.qk_norm and name != "value":
                 y = Norm(config, axis="head", kind="rmsnorm", name=f"{name}_norm")(y)
+            y = nn.with_logical_constraint(y, ("batch", "length", axis, "head"))
             return y if self.cross or context.turn is None or name == "value" else positions.rotate(y, context.turn)
 
         query = heads("query", "heads", config.heads, x)
@@ -165,13 +166,14 @@ class Attention(nn.Module):
 
         drop = config.dropout > 0 and self.has_rng("dropout")
         if drop or self.is_mutable_collection("intermediates"):
+            key, value = (nn.with_logical_constraint(x, ("batch", None, "kv_heads", "head")) for x in (key, value))
             weights = attention.probabilities(query, key, seen, config.attention_scale, bias)
             for name, array in (("attention", weights), ("queries", query), ("keys", key), ("values", value)):
                 self.sow("intermediates", name, array)
             weights = nn.Dropout(config.dropout, deterministic=not drop)(weights)
-            y = attention.combine(weights, value)
+            y = nn.with_logical_constraint(attention.combine(weights, value), ("batch", "length", "heads", "head"))
         else:
-            y = attention.attend(query, key, value, seen, config.attention_scale, bias, config.attention)
+            y = partition.attend(query, key, value, seen, config.attention_scale, bias, config.attention)
         heads_in = (("heads", config.heads), head)
         out = Projection(config, heads_in, (width,), config.attention_bias, residual=True, name="out")
         return out(y), new_cache
@@ -192,6 +194,7 @@ class MLP(nn.Module):
             hidden = ACTIVATIONS[config.activation](gate) * up
         else:
             hidden = ACTIVATIONS[config.activation](up)
+        hidden = nn.with_logical_constraint(hidden, ("batch", "length", "mlp"))
         return Projection(config, (inner,), (width,), config.mlp_bias, residual=True, name="down")(hidden)
 
 
@@ -214,9 +217,10 @@ class Block(nn.Module):
             read = norm(x) if pre else x
             if kind.bare is not None and name == "attention":
                 read = jnp.where(kind.bare, x, read)
+            read = nn.with_logical_constraint(read, ("batch", "length", "residual"))
             y = nn.Dropout(config.dropout, deterministic=not self.has_rng("dropout"))(layer(read))
             x = x + y if pre else norm(x + y)
-            return nn.with_logical_constraint(x, ("batch", "length", "residual"))
+            return nn.with_logical_constraint(x, ("batch", "residual_length", "residual"))
 
         def attend(name, cross):
             def layer(y):
@@ -346,7 +350,7 @@ class Transformer(nn.Module):
         if config.embedding_norm:
             x = self.embedding_norm(x)
         x = self.dropout(x, deterministic=not self.has_rng("dropout"))
-        return nn.with_logical_constraint(x, ("batch", "length", "residual"))
+        return nn.with_logical_constraint(x, ("batch", "residual_length", "residual"))
 
     def placed(self, context: Context, place, index) -> Context:
         """The context with what follows from the places of the queries in their document and in their row."""
@@ -368,7 +372,8 @@ class Transformer(nn.Module):
         index = jnp.arange(length)[None]
         context = Context(attention.visible(source.segments, jnp.zeros_like(source.levels)))
         context = self.placed(context, source.positions, index)
-        return self.encoder(self.embed(source.tokens, source.positions), context, index, length, None)[0]
+        x = self.encoder(self.embed(source.tokens, source.positions), context, index, length, None)[0]
+        return nn.with_logical_constraint(x, ("batch", "length", "residual"))
 
     def decode(self, tokens, place, index, keys: int, context: Context, cache: Cache | None):
         """Features of `tokens` at `place` in their document and `index` in their row, and the cache with their keys."""

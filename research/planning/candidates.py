@@ -58,7 +58,7 @@ def _variants(experiment: Experiment, topology: Topology) -> Iterator[Experiment
             data = chips // tensor // fsdp
             if model.width % fsdp or rows % (data * fsdp):
                 continue
-            mesh = replace(experiment.mesh, data=data, fsdp=fsdp, tensor=tensor)
+            mesh = replace(experiment.mesh, data=data, fsdp=fsdp, tensor=tensor, context=1)
             share = rows // (data * fsdp)
             for remat, micro in itertools.product(REMATS, (m for m in _divisors(share) if m <= 16)):
                 yield replace(

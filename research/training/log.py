@@ -3,14 +3,17 @@
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from research.config import Logging
 from research.errors import InputError
+from research.training import goodput
+from research.training.goodput import Clock
 
+FILE = "metrics.jsonl"
 PLAIN_SECONDS = 10  # between lines where the output is not a terminal
 
 
@@ -18,17 +21,17 @@ class Log:
     """A context manager; records are dictionaries with a "kind" ("train", "held_out", "tasks" or "samples") and a
     "step".
 
-    On resuming at `start`, records of later steps are dropped: those steps will be taken again.
+    On resuming at `start`, records of later steps are dropped: those steps will be taken again. With `keeps` False, as
+    in all processes of a run but one, nothing is kept.
     """
 
-    def __init__(self, folder: Path, config: Logging, start: int, steps: int, console: Console) -> None:
-        self.console, self.steps = console, steps
-        path = folder / "metrics.jsonl"
-        kept = [record for record in read(path) if record["step"] <= start]
-        path.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        self.file = path.open("a")
-        self.tensorboard = _tensorboard(folder, start) if config.tensorboard else None
-        self.wandb = _wandb(folder, config.wandb) if config.wandb else None
+    def __init__(
+        self, folder: Path, config: Logging, start: int, steps: int, console: Console, clock: Clock, keeps: bool = True
+    ) -> None:
+        self.console, self.steps, self.clock = console, steps, clock
+        self.file = _reopened(folder / FILE, start) if keeps else None
+        self.tensorboard = _tensorboard(folder, start) if keeps and config.tensorboard else None
+        self.wandb = _wandb(folder, config.wandb) if keeps and config.wandb else None
         columns = (TextColumn("{task.fields[line]}"), BarColumn(None), TimeRemainingColumn(compact=True))
         self.progress = Progress(*columns, console=console, expand=True, disable=not console.is_terminal)
         self.task = self.progress.add_task("", total=steps, completed=start, line="compiling the step …")
@@ -40,7 +43,8 @@ class Log:
 
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
-        self.file.close()
+        if self.file:
+            self.file.close()
         if self.tensorboard:
             self.tensorboard.close()
         if self.wandb:
@@ -51,10 +55,13 @@ class Log:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def record(self, record: dict[str, Any]) -> None:
-        """Keeps a record everywhere and shows it."""
-        self.file.write(json.dumps(record) + "\n")
-        self.file.flush()
-        flat = {f"{record['kind']}/{name}": value for name, value in _numbers(record) if name != "step"}
+        """Keeps a record everywhere, with the time and what it was spent on until now, and shows it."""
+        spent = self.clock.now()
+        record = record | {"time": time.time(), "goodput": goodput.share(spent), "spent": spent}
+        if self.file:
+            self.file.write(json.dumps(record) + "\n")
+            self.file.flush()
+        flat = {f"{record['kind']}/{name}": value for name, value in _numbers(record) if name not in ("time", "step")}
         if self.tensorboard:
             for name, value in flat.items():
                 self.tensorboard.add_scalar(name, value, record["step"])
@@ -88,6 +95,12 @@ def read(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return records
+
+
+def _reopened(path: Path, start: int) -> TextIO:
+    kept = [record for record in read(path) if record["step"] <= start]
+    path.write_text("".join(json.dumps(record) + "\n" for record in kept))
+    return path.open("a")
 
 
 def _numbers(record: dict[str, Any]) -> list[tuple[str, float]]:

@@ -48,12 +48,14 @@ def cross_entropy(
     """
     batch, length, _ = hidden.shape
     pieces = -(-length // max(1, chunk // batch))
-    size = -(-length // pieces)
+    parts = models.extent("length")
+    size = -(-length // (pieces * parts)) * parts
 
     def split(x: Array | np.ndarray) -> Array:
         x = jnp.pad(jnp.asarray(x), ((0, 0), (0, pieces * size - length)) + ((0, 0),) * (x.ndim - 2))
         return jnp.moveaxis(x.reshape(batch, size, pieces, *x.shape[2:]), 2, 0)
 
+    hidden = models.with_logical_constraint(hidden, ("batch", "length", "residual"))
     # one gathering of the kernel for all chunks, where it is split over devices along its width
     kernel = models.with_logical_constraint(kernel, (None, "vocab"))
     total, losses = _summed(z_loss, split(hidden), kernel, bias, split(targets), split(weights))

@@ -46,7 +46,8 @@ class Meter:
         iterator = iter(batches)
         while True:
             begin = time.monotonic()
-            item = next(iterator, None)
+            with self.log.clock.on("waiting"):
+                item = next(iterator, None)
             self.waited += time.monotonic() - begin
             if item is None:
                 return

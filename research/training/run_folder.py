@@ -4,6 +4,7 @@ experiment.json   the resolved experiment, versions and hardware
 tokenizer/        as it was used
 checkpoints/      one folder a step
 metrics.jsonl     what the run showed; tensorboard/ has the same
+profile/          traces of steps, if asked for
 result.json       written at the end
 report.html       all of this on one page
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 
 from research import config
 from research.config import Experiment
@@ -24,7 +26,7 @@ from research.errors import InputError
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 # what may change when a run goes on: how it is computed and shown, not what is computed
-FREE = ("schedule.steps", "mesh", "checkpoint", "evaluation", "logging", "data.workers", "data.cache")
+FREE = ("schedule.steps", "mesh", "checkpoint", "evaluation", "logging", "data.workers", "data.cache", "compiled")
 
 
 def claim(folder: Path, experiment: Experiment, tokenizer: Tokenizer) -> None:
@@ -40,6 +42,15 @@ def claim(folder: Path, experiment: Experiment, tokenizer: Tokenizer) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder / "tokenizer")
     config.save(experiment, path, **_facts())
+
+
+def check_shared(folder: Path) -> None:
+    """Waits until one of several processes has claimed the folder. Raises InputError if it is not the folder of all."""
+    if jax.process_count() == 1:
+        return
+    multihost_utils.sync_global_devices("run folder")
+    if not (folder / "experiment.json").exists():
+        raise InputError(f"{folder.absolute()} of process {jax.process_index()} is not that of process 0; share a disk")
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:

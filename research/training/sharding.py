@@ -11,15 +11,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jax.experimental import mesh_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from research import config, models
 from research.errors import InputError
 from research.objectives.batch import Batch
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "tensor", "context")
 SIZES = {  # logical axes of parameters -> the field of `config.Model` that says how long they are
     "embed": "width",
     "heads": "heads",
@@ -30,6 +31,7 @@ SIZES = {  # logical axes of parameters -> the field of `config.Model` that says
     "residual": "width",
 }
 BATCH_AXES = ("batch", "length")  # logical axes of a batch
+LENGTHS = ("length", "residual_length")  # logical axes along the rows of a batch
 Rules = tuple[tuple[str, tuple[str, ...]], ...]
 
 
@@ -56,9 +58,27 @@ class Layout:
         return NamedSharding(self.mesh, PartitionSpec(*spec))
 
     @property
+    def whole_rows(self) -> "Layout":
+        """The same, but rows are not split along their length: for rows of any length."""
+        return Layout(self.mesh, tuple(rule for rule in self.rules if rule[0] not in LENGTHS))
+
+    @property
     def batch(self) -> NamedSharding:
         """Of every array of a batch."""
         return self.sharding(BATCH_AXES)
+
+    @property
+    def parts(self) -> list[int]:
+        """Which of the parts of a batch the devices of this process hold, ascending. On a torus, their rows need be no
+        neighbours; and where more than the rows is split, several processes hold the same ones."""
+        count = self.extent("batch")
+        held = self.sharding(("batch",)).addressable_devices_indices_map((count,))
+        return sorted({(index or (slice(None),))[0].indices(count)[0] for index in held.values()})
+
+    def rows(self, batch: int) -> list[int]:
+        """The rows of a global batch that the devices of this process hold, ascending."""
+        size = batch // self.extent("batch")
+        return [part * size + row for part in self.parts for row in range(size)]
 
     @property
     def replicated(self) -> NamedSharding:
@@ -76,7 +96,7 @@ def layout(mesh: config.Mesh, model: config.Model, devices: Sequence[jax.Device]
       InputError: if the mesh does not fit the devices, or does not divide the model; it says what would.
     """
     built = make_mesh(mesh, devices)
-    known = (*SIZES, *BATCH_AXES)
+    known = (*SIZES, "batch", *LENGTHS)
     for name, mesh_axes in mesh.rules:
         if name not in known:
             raise InputError(f"mesh.rules: nothing has the logical axis {name!r}; there are {', '.join(known)}")
@@ -96,15 +116,39 @@ def layout(mesh: config.Mesh, model: config.Model, devices: Sequence[jax.Device]
 
 
 def make_mesh(mesh: config.Mesh, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh with the axes `AXES`; a size of -1 takes what the others leave.
+    """A mesh with the axes `AXES`. Where there are several slices, `data` is split over them first, so that only sums
+    of gradients go through the slow network between them.
 
     Raises:
-      InputError: if the sizes do not fit the number of devices.
+      InputError: if the sizes do not fit the number of devices, or their slices.
     """
     devices = jax.devices() if devices is None else devices
-    count, sizes = len(devices), {axis: getattr(mesh, axis) for axis in AXES}
+    shape, groups, kinds = _sizes(mesh, len(devices)), slices(mesh, devices), (AxisType.Auto,) * len(AXES)
+    if shape[0] % groups:
+        could = _nearest(shape[0], groups)
+        raise InputError(f"mesh.data = {shape[0]} cannot be split over {groups} slices of devices; {could} could")
+    return Mesh(arranged(shape, groups, devices), AXES, axis_types=kinds)
+
+
+def arranged(shape: Sequence[int], groups: int, devices: Sequence[jax.Device]) -> np.ndarray:
+    """The devices in this shape, whose first axis goes over groups of them, slices or else processes, before it goes
+    over those of a group."""
+    # where no dimension of a torus has an axis' length, an axis takes a part of one
+    if groups == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    inner, outer = (shape[0] // groups, *shape[1:]), (groups, *(1 for _ in shape[1:]))
+    by_process = _count(devices, "slice_index") != groups
+    return mesh_utils.create_hybrid_device_mesh(
+        inner, outer, devices, process_is_granule=by_process, allow_split_physical_axes=True
+    )
+
+
+def _sizes(mesh: config.Mesh, count: int) -> tuple[int, ...]:
+    sizes = {axis: getattr(mesh, axis) for axis in AXES}
     given = " x ".join(f"mesh.{axis} = {size}" for axis, size in sizes.items())
     free = [axis for axis, size in sizes.items() if size == -1]
+    if len(free) == 2 and free[0] == "data":  # which is what it is unless a config names it
+        sizes["data"], free = 1, free[1:]
     if len(free) > 1:
         raise InputError(f"{given}: only one size can be -1")
     fixed = math.prod(size for size in sizes.values() if size != -1)
@@ -115,24 +159,50 @@ def make_mesh(mesh: config.Mesh, devices: Sequence[jax.Device] | None = None) ->
         fits = (
             f"mesh.data = {count // others} would"
             if others > 0 and count % others == 0
-            else f"mesh.fsdp and mesh.tensor must multiply to a divisor of {count}: {_listed(_divisors(count))}"
+            else f"mesh.fsdp, mesh.tensor and mesh.context must multiply to a divisor of {count}: "
+            f"{_listed(_divisors(count))}"
         )
         raise InputError(f"{given} does not fit {count} device{'s' * (count > 1)}; {fits}")
-    shape = tuple(sizes[axis] for axis in AXES)
-    # where no dimension of a torus has an axis' length, an axis takes a part of one
-    arranged = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
-    return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return tuple(sizes.values())
 
 
-def check_batch(layout: Layout, batch: int, accumulation: int) -> None:
-    """Raises InputError if the rows of a microbatch cannot be split evenly."""
+def slices(mesh: config.Mesh, devices: Sequence[jax.Device]) -> int:
+    """Into how many slices the devices fall: those of a TPU; elsewhere as many as asked for, if the devices say that
+    they are in so many slices, or belong to so many processes."""
+    if devices[0].platform == "tpu":
+        possible = [_count(devices, "slice_index")]
+    else:
+        possible = sorted({1, _count(devices, "slice_index"), _count(devices, "process_index")})
+    if mesh.slices not in (-1, *possible):
+        raise InputError(f"mesh.slices = {mesh.slices} does not fit these devices; {_listed(possible)} would")
+    return possible[0] if mesh.slices == -1 else mesh.slices
+
+
+def _count(devices: Sequence[jax.Device], attribute: str) -> int:
+    return len({getattr(device, attribute, 0) for device in devices})
+
+
+def check_batch(layout: Layout, experiment: config.Experiment) -> None:
+    """Raises InputError if the rows of a microbatch, or their length, cannot be split evenly."""
+    data, accumulation = experiment.data, experiment.step.accumulation
     parts = layout.extent("batch") * accumulation
-    if batch % parts:
-        near = [multiple * parts for multiple in (batch // parts, batch // parts + 1) if multiple]
+    if data.batch % parts:
         raise InputError(
-            f"data.batch: {batch} rows are not divisible by {layout.extent('batch')} (the mesh's parts of a batch) x "
-            f"{accumulation} (step.accumulation); {' or '.join(map(str, near))} would be"
+            f"data.batch: {data.batch} rows are not divisible by {layout.extent('batch')} (the mesh's parts of a "
+            f"batch) x {accumulation} (step.accumulation); {_nearest(data.batch, parts)} would be"
         )
+    lengths = {"data.length": data.length}
+    if experiment.model.encoder_depth:
+        lengths["data.source_length"] = data.source_length or data.length
+    for field, length in lengths.items():
+        for name in LENGTHS:
+            parts = layout.extent(name)
+            if length % parts:
+                axes = " x ".join(f"mesh.{axis}" for axis in dict(layout.rules)[name])
+                raise InputError(
+                    f"{field}: {length} places are not divisible by {parts} ({axes}, by the rule {name!r} of "
+                    f"mesh.rules); {_nearest(length, parts)} would be"
+                )
 
 
 def parameter_shardings(layout: Layout, axes: Any) -> Any:
@@ -180,8 +250,32 @@ def logical_rules(layout: Layout) -> Iterator[None]:
 
 
 def put(layout: Layout, batch: Batch) -> Batch:
-    """A batch on the devices. `batch` holds the rows of this process, in the order of `jax.process_index`."""
-    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(layout.batch, array), batch)
+    """A batch on the devices. `batch` has the `Layout.rows` of this process, in that order."""
+    parts, count = layout.parts, layout.extent("batch")
+
+    def place(array: np.ndarray) -> jax.Array:
+        size = len(array) // len(parts)
+
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None
+            start = parts.index((index[0].start or 0) // size) * size
+            return array[start : start + size, index[1]]
+
+        return jax.make_array_from_callback((size * count, array.shape[1]), layout.batch, part)
+
+    return jax.tree.map(place, batch)
+
+
+def fetch(array: jax.Array) -> np.ndarray:
+    """The whole of an array on the host; with several processes on each of them, which all ask for it."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+def _nearest(number: int, divisor: int) -> str:
+    multiples = (number // divisor * divisor, (number // divisor + 1) * divisor)
+    return " or ".join(str(multiple) for multiple in multiples if multiple)
 
 
 def abstract_batch(layout: Layout, rows: int, length: int, source_length: int | None = None) -> Batch:

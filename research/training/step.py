@@ -127,7 +127,7 @@ def summed_loss(
     """The loss to be minimised, summed over the batch, and the cross-entropy by row."""
     hidden = models.hidden(model, params, batch, key, causal)
     kernel, bias = models.output(model, params)
-    chunk = step.loss_chunk * layout.extent("batch")
+    chunk = step.loss_chunk * layout.extent("batch") * layout.extent("length")
     total, losses = cross_entropy(hidden, kernel, bias, batch.targets, batch.weights, chunk, step.z_loss)
     return total, Rows(jnp.sum(losses * batch.weights, axis=1), jnp.sum(batch.weights, axis=1))
 

@@ -68,7 +68,7 @@ def words(corpus, batch):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_loader_gives_the_batches_of_its_steps_and_ends_its_processes(experiment, workers):
     corpus = data.open(vary(experiment, workers=workers))
-    half = slice(4, 8)
+    half = range(4, 8)
     with corpus.loader(3, 9, half) as loader:
         loaded = list(loader)
     assert [step for step, _ in loaded] == list(range(3, 9))
@@ -150,7 +150,7 @@ def test_held_out_batches_are_a_sequence_that_hosts_share(experiment):
             batches[len(batches)]
         assert len(batches[:1]) == 1 and equal(batches[:1][0], batches[0])
         assert len(batches[:None]) == len(batches)
-        halves = [corpus.held_out(objective, slice(4 * h, 4 * h + 4))[0] for h in range(2)]
+        halves = [corpus.held_out(objective, range(4 * h, 4 * h + 4))[0] for h in range(2)]
         assert np.array_equal(np.concatenate([half.tokens for half in halves]), batches[0].tokens)
 
 

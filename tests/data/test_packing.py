@@ -124,9 +124,13 @@ def test_a_plan_travels_to_other_processes_without_the_data(documents, objective
 def test_a_walk_is_planned_once(documents, monkeypatch):
     it = documents(*[50] * 20)
     plan = packing.plan(it, config.SpanCorruption(), ROWS)
-    monkeypatch.setattr(packing, "building", None)  # would be called to plan again
+
+    def again(walk, folder):
+        raise AssertionError(folder)
+
+    monkeypatch.setattr(packing, "_plan", again)
     assert packing.plan(it, config.SpanCorruption(), ROWS).rows == plan.rows
-    with pytest.raises(TypeError):
+    with pytest.raises(AssertionError):
         packing.plan(it, config.SpanCorruption(noise_rate=0.3), ROWS)
 
 

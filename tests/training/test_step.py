@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
 from research import models
 from research.config import Mesh, Optimizer, Schedule, Step
@@ -66,15 +65,6 @@ def assert_same(ours, theirs, tolerance=2e-5):
 
 def test_accumulated_equals_whole():
     assert_same(trained(step=replace(PLAIN, accumulation=4)), trained())
-
-
-@pytest.mark.parametrize(
-    ("mesh", "accumulation"),
-    [(Mesh(data=2, fsdp=2, tensor=2), 2), (Mesh(data=1, fsdp=8), 1), (Mesh(data=2, tensor=4), 1)],  # 2 key heads over 4
-    ids=["all-accumulated", "fsdp", "tensor"],
-)
-def test_every_mesh_equals_one_device(mesh, accumulation):
-    assert_same(trained(mesh=mesh, step=replace(PLAIN, accumulation=accumulation)), trained())
 
 
 def test_rows_come_back_in_the_order_of_the_batch():
