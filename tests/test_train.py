@@ -84,7 +84,16 @@ def _losses(folder: Path) -> list:
 
 def test_a_run_folder_is_all_that_a_later_command_needs(experiment, whole):
     folder, result = whole
-    files = {"experiment.json", "tokenizer", "checkpoints", "metrics.jsonl", "tensorboard", "profile", "result.json"}
+    files = {
+        "experiment.json",
+        "tokenizer",
+        "checkpoints",
+        "metrics.jsonl",
+        "tensorboard",
+        "profile",
+        "result.json",
+        "report.html",
+    }
     assert set(os.listdir(folder)) == files
     assert sum(file.stat().st_size for file in (folder / "tensorboard").iterdir()) > 1000
     assert json.loads((folder / "result.json").read_text()) == result
