@@ -132,7 +132,7 @@ def judge(
     with their numbers. See `score` for the arguments."""
     layout = layout or _everywhere(model.config)
     params = _placed(model.config, model.params, layout)
-    layout = Layout(layout.mesh, tuple(rule for rule in layout.rules if "length" not in rule[0]))  # rows stay whole
+    layout = layout.whole_rows
     on_cpu = layout.mesh.devices.flat[0].platform == "cpu"
     budget = tokens or (TOKENS_ON_CPU if on_cpu else TOKENS)
     ahead = 0 if on_cpu else 1  # batches under way while results are read; on CPUs, two would wait for the same cores
@@ -188,7 +188,7 @@ def _single(
     shape, several = step.shape, [[] if number is None else [examples[number]] for number in step.rows]
     batch = stack([row(each, shape.length, shape.source or None) for each in several])
     spots = _spots([(0, each) for each in several], shape.scored)
-    with sharding.logical_rules(layout.whole_rows):
+    with sharding.logical_rules(layout):
         return _score_whole(config, layout.replicated, params, *_put(layout, (batch, spots)), banned)
 
 
@@ -197,7 +197,7 @@ def _begin(
 ) -> Cache | Float[Array, "rows source width"]:
     """Starts the computation of beginnings: of a decoder's keys and values, or of what an encoder makes of sources."""
     firsts = [None if group is None else examples[group.members[0]] for group in step.rows]
-    with sharding.logical_rules(layout.whole_rows):
+    with sharding.logical_rules(layout):
         if config.encoder_depth:
             read = [[] if one is None or one.source is None else [reading(one.source, True)] for one in firsts]
             return _encode(config, params, _put(layout, stack([row(each, step.size) for each in read])))
@@ -229,7 +229,7 @@ def _continue(
             sources[number] = 1 if one.source is None else len(one.source)
     owners = np.array([0 if rest is None else rest.owner for rest in step.rows], np.int32).reshape(parts, -1)
     read = _put(layout, (owners, places, sources, _spots(several, shape.scored)))
-    with sharding.logical_rules(layout.whole_rows):
+    with sharding.logical_rules(layout):
         return _score_rest(config, layout.replicated, params, begun, *read, banned)
 
 
