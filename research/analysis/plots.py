@@ -89,8 +89,8 @@ def head_grid(weights: np.ndarray) -> Figure:
     shades.set_bad("#888888")
     ax.imshow(tiles, cmap=shades, vmin=0, vmax=1, interpolation="nearest")
     middle = np.arange(max(layers, heads)) * (places + 1) + (places + 1) / 2
-    ax.set_xticks(middle[:heads], range(heads))
-    ax.set_yticks(middle[:layers], range(layers))
+    ax.set_xticks(middle[:heads], map(str, range(heads)))
+    ax.set_yticks(middle[:layers], map(str, range(layers)))
     ax.set(xlabel="head (within: keys)", ylabel="layer (within: queries)")
     return figure
 

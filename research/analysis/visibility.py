@@ -1,5 +1,6 @@
 """Who sees whom, as a picture of the one attention rule, and what an objective shows of a text."""
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 
@@ -13,7 +14,7 @@ from research.tables import Table
 def matrix(example: Example) -> Bool[np.ndarray, "queries keys"]:
     """Whether each place sees each other one (of an encoder-decoder: within the decoder)."""
     batch = objectives.stack([objectives.row([example], len(example.tokens))])
-    seen = attention.visible(batch.segments, batch.levels)
+    seen = attention.visible(jnp.asarray(batch.segments), jnp.asarray(batch.levels))
     return np.asarray(attention.mask(seen, len(example.tokens))[0])
 
 

@@ -117,9 +117,9 @@ def inside(config: Model, params: Params, batch: Batch) -> dict[str, Any]:
 
 def read_out(config: Model, params: Params, residual: Float[Array, "... width"]) -> Float[Array, "... vocabulary"]:
     """Float32 logits from the decoder's residual stream, as if the layer that it comes from were the last."""
-    if config.norm_placement == "pre":
-        residual = Norm(config).apply({"params": params["decoder"]["norm"]}, residual)
-    return project(config, params, _apply(config, params, residual, method="to_features"))
+    pre = config.norm_placement == "pre"
+    last = Norm(config).apply({"params": params["decoder"]["norm"]}, residual) if pre else residual
+    return project(config, params, _apply(config, params, last, method="to_features"))
 
 
 def encode(config: Model, params: Params, source: Batch) -> Float[Array, "batch source width"]:
