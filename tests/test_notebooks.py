@@ -40,6 +40,7 @@ def cache(tmp_path_factory):
 )
 def test_it_runs(path, cache, monkeypatch):
     monkeypatch.setenv("RESEARCH_CACHE", str(cache))
+    monkeypatch.setenv("PYTHONPATH", str(FOLDER.parent))
     monkeypatch.delenv("XLA_FLAGS")  # one device, as on a laptop
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(
