@@ -3,6 +3,9 @@
 ./launch/fetch_smollm2.sh
 ./launch/local.sh train configs/new_york_zoo.py          (all parameters)
 ./launch/local.sh train configs/new_york_zoo_lora.py     (adapters of rank 8)
+
+Measured on two cores of a busy machine: 146 s (87 s of CPU time) and 4.2 GiB for all parameters, 121 s (57 s) and
+2.1 GiB for the adapters; " Zoo" then has a probability of 0.995 and 1.000.
 """
 
 from pathlib import Path

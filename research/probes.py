@@ -1,5 +1,6 @@
 """Probes: what a model says at a few chosen places, and how that changes with training."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,13 +29,29 @@ def probe(model: LanguageModel, probes: config.Probes) -> Probed:
         probabilities=[float(np.exp(model.score(*pair).total)) for pair in probes.continuations],
         losses=[table["loss"] for table in tables],
         targets=[table["target"] for table in tables],
-        following=[_following(model, prompt) for prompt in probes.unrelated],
+        following=_following(model, probes.unrelated) if probes.unrelated else [],
     )
 
 
-def _following(model: LanguageModel, prompt: str) -> np.ndarray:
-    scores = model.logits([prompt])[0][-1 if model.tokenizer.eos is None else -2]  # a document ends with its eos
-    return scores - np.logaddexp.reduce(scores)
+def _following(model: LanguageModel, prompts: Sequence[str]) -> list[np.ndarray]:
+    last = -1 if model.tokenizer.eos is None else -2  # a document ends with its eos
+    scores = (each[last] for each in model.logits(prompts))
+    return [each - np.logaddexp.reduce(each) for each in scores]
+
+
+def said(probes: config.Probes, probed: Probed) -> str:
+    """One line: the probabilities of the continuations, and the loss of every token of the texts before its target."""
+    parts = [
+        f"P({continuation!r} | {context!r}) = {_shown(p)}"
+        for (context, continuation), p in zip(probes.continuations, probed.probabilities, strict=True)
+    ]
+    for losses, targets in zip(probed.losses, probed.targets, strict=True):
+        parts.append("loss " + " ".join(f"{loss:.3f} {t!r}" for loss, t in zip(losses, targets, strict=True)))
+    return "; ".join(parts)
+
+
+def _shown(probability: float) -> str:
+    return f"{probability:.4f}" if probability > 1e-3 else f"{probability:.1e}"
 
 
 def forgotten(before: Probed, after: Probed) -> tuple[float, float]:
@@ -70,7 +87,7 @@ def show(result: dict[str, Any]) -> Group:
         table.add_column(f"step {step:,}", justify="right")
     for each in result["continuations"]:
         name = f"P({each['continuation']!r} | {each['context']!r})"
-        table.add_row(name, *(f"{p:.4f}" if p > 1e-3 else f"{p:.1e}" for p in each["probabilities"]))
+        table.add_row(name, *map(_shown, each["probabilities"]))
     for each in result["texts"]:
         table.add_section()
         for place, target in enumerate(each["targets"]):

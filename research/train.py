@@ -75,6 +75,8 @@ def train(experiment: Experiment, folder: Path, console: Console, traced: range 
     def probe(step: int, params: Params) -> None:
         if experiment.evaluation.probes != config.Probes():
             probed[step] = probes.probe(_language_model(experiment, params, corpus), experiment.evaluation.probes)
+            said = probes.said(experiment.evaluation.probes, probed[step])
+            console.print(f"step {step:,}: {said}", highlight=False, markup=False, soft_wrap=True)
 
     probe(int(run.step), run.params)
     asked = task_scores.begin(questions, _language_model(experiment, run.params, corpus), programs.layout)

@@ -24,12 +24,14 @@ from typing import Any
 import numpy as np
 
 from research import config
+from research.data import hub
 from research.data.coders import Bytes, Characters, Coder, HuggingFace, Integers, SentencePiece
 from research.errors import InputError
 from research.objectives import Vocabulary
 
 KINDS = {coder.kind: coder for coder in (Bytes, Characters, Integers, SentencePiece, HuggingFace)}
 SENTINELS = 100  # as many as T5 has
+FILES = ("tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt", "*.model", "chat_template.jinja")
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,11 @@ def load(spec: str) -> Tokenizer:
             raise InputError(f"tokenizer {spec!r}: SIZE in integers:SIZE is a positive number")
         return Tokenizer(Integers(int(argument)))
     path = Path(spec).expanduser()
-    return _from_file(path) if path.is_file() else _from_folder(path if path.is_dir() else _from_hub(spec))
+    return (
+        _from_file(path)
+        if path.is_file()
+        else _from_folder(path if path.is_dir() else hub.folder(spec, FILES, needed=("tokenizer*",)))
+    )
 
 
 def make(spec: str, texts: Callable[[], Iterable[str]]) -> Tokenizer:
@@ -199,18 +205,6 @@ def _saved(folder: Path) -> Tokenizer:
     coder = KINDS[saved.pop("kind")].load(folder)
     names = {int(i): name for i, name in saved.pop("names").items()}
     return Tokenizer(coder, names, sentinels=tuple(saved.pop("sentinels")), **saved)
-
-
-def _from_hub(name: str) -> Path:
-    """A local folder with the tokenizer files of a model on the hub."""
-    import huggingface_hub  # takes a second to import
-
-    patterns = ["tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt", "*.model"]
-    try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
-    except Exception as error:
-        message = f"tokenizer {name!r} is neither a file nor a folder here, and the Hugging Face hub did not give it"
-        raise InputError(f"{message}: {error}") from error
 
 
 def _with_sentencepiece_specials(coder: SentencePiece) -> Tokenizer:

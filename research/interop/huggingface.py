@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from research.config import Model
-from research.data import cache, tokenizers
+from research.data import cache, hub, tokenizers
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
 from research.interop import config_json, mapping, safetensors, tokenizer_json
@@ -46,7 +46,7 @@ def find(source: str) -> Path:
         return folder
     if folder.exists() or source.startswith(("/", ".", "~")) or not HUB_NAME.fullmatch(source):
         raise InputError(f"{source!r} is no folder with a checkpoint, and no name on the Hugging Face hub either")
-    return _from_hub(source)
+    return hub.folder(source, FILES, needed=("config.json", "*.safetensors"))
 
 
 def read(folder: Path) -> tuple[Model, Names, dict[str, Tensor]]:
@@ -117,23 +117,4 @@ def write(
         tensors = mapping.export(model, names, params)
         safetensors.write_folder(partial, mapping.shapes(model, names), DTYPES[dtype], tensors, limit)
         if tokenizer is not None:
-            tokenizer_json.write(partial, tokenizer)
-
-
-def _from_hub(name: str) -> Path:
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        message = f"{name!r} is no folder here; to look it up on the Hugging Face hub, `pip install huggingface_hub`"
-        raise InputError(message) from error
-    try:
-        folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=FILES, local_files_only=True))
-        if (folder / "config.json").exists() and any(folder.glob("*.safetensors")):
-            return folder
-    except huggingface_hub.errors.LocalEntryNotFoundError:
-        pass
-    try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=FILES))
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{name!r} is no folder here, and the Hugging Face hub did not give it: {reason}") from error
+            tokenizer_json.write(partial, tokenizer, ends=model.embedding_norm or model.encoder_depth > 0)

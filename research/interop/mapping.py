@@ -1,10 +1,11 @@
 """Parameters between our tree and foreign tensors: pure functions of the tables in `names`.
 
 Foreign tensors are a mapping from name to something that can be read; ours are stacked over layers. Both ways go tensor
-by tensor and part by part, so that neither side ever has to exist as a whole.
+by tensor, so that neither side ever has to exist as a whole on the host.
 """
 
 import functools
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from research.interop.names import Names, Place, canonical, place
 
 Shape = tuple[int, ...]
 Index = tuple[slice, ...]
+CHUNK = 1 << 20  # numbers that go to a device at once
 
 
 class Tensor(NamedTuple):
@@ -70,7 +72,8 @@ def load(
     shardings: Any = None,
     finish: Callable[[str, jax.Array], Mapping[str, jax.Array]] = lambda path, array: {path: array},
 ) -> models.Params:
-    """Foreign tensors as our float32 parameters. One device's part of one parameter is on the host at a time.
+    """Foreign tensors as our float32 parameters. One tensor, and a chunk of it as float32, is on the host at a time;
+    parameters grow on the devices that hold them.
 
     Args:
       model: resolved.
@@ -86,11 +89,7 @@ def load(
     first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     leaves: dict[str, jax.Array] = {}
     for path, parameter in _found(parameters(model, names), names, tensors).items():
-
-        def read(index: Index, parameter: Parameter = parameter) -> np.ndarray:
-            return _read(parameter, tensors, index)
-
-        leaves |= finish(path, _assemble(parameter.shape, there.get(path, first), read))
+        leaves |= finish(path, _assembled(parameter, tensors, there.get(path, first)))
     return models.unflatten(leaves)
 
 
@@ -173,17 +172,6 @@ def _found(ours: dict[str, Parameter], names: Names, tensors: Mapping[str, Tenso
     return out
 
 
-def _read(parameter: Parameter, tensors: Mapping[str, Tensor], index: Index) -> np.ndarray:
-    """A part of one of our parameters."""
-    ranges = [range(*part.indices(size)) for part, size in zip(index, parameter.shape, strict=True)]
-    out = np.empty([len(part) for part in ranges], np.float32)
-    for row, layer in enumerate(ranges[0] if parameter.stacked else (0,)):
-        target, inner = (out[row], index[1:]) if parameter.stacked else (out, index)
-        name = parameter.rows[layer]
-        target[...] = 1 if name is None else _ours(tensors[name].read(), parameter)[inner]
-    return out
-
-
 def _ours(theirs: np.ndarray, parameter: Parameter) -> np.ndarray:
     """Our parameter, of one layer, as a view of the tensor that it lies in."""
     where, shape = parameter.place, parameter.shape[parameter.stacked :]
@@ -199,16 +187,46 @@ def _equal(a: np.ndarray, b: np.ndarray) -> bool:
     return a.shape == b.shape and all(np.array_equal(a[i : i + 4096], b[i : i + 4096]) for i in range(0, len(a), 4096))
 
 
-def _assemble(shape: Shape, sharding: Sharding, read: Callable[[Index], np.ndarray]) -> jax.Array:
-    """As `jax.make_array_from_callback`, but with one part on the host at a time."""
-    indices = sharding.addressable_devices_indices_map(shape)
-    holders: dict[tuple[Any, ...], tuple[Index, list[jax.Device]]] = {}
+def _assembled(parameter: Parameter, tensors: Mapping[str, Tensor], sharding: Sharding) -> jax.Array:
+    """As `jax.make_array_from_callback` would make it from the whole parameter, which is never on the host."""
+    indices = sharding.addressable_devices_indices_map(parameter.shape)
+    holders: dict[Shape, tuple[Index, list[jax.Device]]] = {}
     for device, index in indices.items():
         assert index is not None
-        _, devices = holders.setdefault(tuple((part.start, part.stop) for part in index), (index, []))
-        devices.append(device)
+        ranges = tuple(part.indices(size)[:2] for part, size in zip(index, parameter.shape, strict=True))
+        whole = tuple(slice(*ends) for ends in ranges)
+        holders.setdefault(tuple(np.ravel(ranges)), (whole, []))[1].append(device)
     arrays: dict[jax.Device, jax.Array] = {}
     for index, devices in holders.values():
-        part = read(index)
-        arrays |= {device: jax.block_until_ready(jax.device_put(part, device)) for device in devices}
-    return jax.make_array_from_single_device_arrays(shape, sharding, [arrays[device] for device in indices])
+        shape = tuple(part.stop - part.start for part in index)
+        parts = {device: jnp.zeros(shape, jnp.float32, device=device) for device in devices}
+        for start, chunk in _chunks(parameter, tensors, index):
+            for device, part in parts.items():
+                parts[device] = jax.block_until_ready(_put(part, jax.device_put(chunk, device), start))
+        arrays |= parts
+    return jax.make_array_from_single_device_arrays(parameter.shape, sharding, [arrays[device] for device in indices])
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _put(whole: jax.Array, part: jax.Array, start: tuple[int, ...]) -> jax.Array:
+    return jax.lax.dynamic_update_slice(whole, part, start)
+
+
+def _chunks(
+    parameter: Parameter, tensors: Mapping[str, Tensor], index: Index
+) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
+    """A part of one of our parameters in pieces, with where in it each begins."""
+    layers, inner = (index[0], index[1:]) if parameter.stacked else (slice(0, 1), index)
+    shape = tuple(part.stop - part.start for part in inner)
+    rows = max(1, CHUNK // math.prod(shape[1:]))
+    for layer, name in enumerate(parameter.rows[layers]):
+        theirs = None if name is None else _ours(tensors[name].read(), parameter)[inner]
+        for row in range(0, shape[0], rows):
+            size = (min(rows, shape[0] - row), *shape[1:])
+            chunk = (
+                np.ones(size, np.float32)
+                if theirs is None
+                else np.array(theirs[row : row + rows], np.float32, order="C")
+            )
+            start = (row,) + (0,) * (len(shape) - 1)
+            yield ((layer, *start), chunk[None]) if parameter.stacked else (start, chunk)

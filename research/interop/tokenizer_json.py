@@ -7,7 +7,7 @@ from typing import Any
 
 import tokenizers as library
 from sentencepiece import sentencepiece_model_pb2
-from tokenizers import decoders, models, normalizers, pre_tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from research.data.coders import Bytes, Characters, HuggingFace, Integers, SentencePiece
 from research.data.tokenizers import Tokenizer
@@ -72,8 +72,9 @@ def from_gguf(metadata: dict[str, Any]) -> Tokenizer:
     )
 
 
-def write(folder: Path, tokenizer: Tokenizer) -> None:
-    """Writes `tokenizer.json` and `tokenizer_config.json`; nothing for a tokenizer of integers, which has no text."""
+def write(folder: Path, tokenizer: Tokenizer, ends: bool) -> None:
+    """Writes `tokenizer.json` and `tokenizer_config.json`; nothing for a tokenizer of integers, which has no text. A
+    text gets a bos there as it does here, and an eos if what is read `ends` with one."""
     coder = tokenizer.coder
     match coder:
         case HuggingFace():
@@ -93,6 +94,7 @@ def write(folder: Path, tokenizer: Tokenizer) -> None:
         case _:
             raise TypeError(coder)
     _add(made, tokenizer.names)
+    _frame(made, tokenizer, ends)
     (folder / "tokenizer.json").write_text(made.to_str())
     (folder / "tokenizer_config.json").write_text(json.dumps(_config(tokenizer), indent=2, ensure_ascii=False) + "\n")
 
@@ -114,6 +116,15 @@ def _config(tokenizer: Tokenizer) -> dict[str, Any]:
     }
     config |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     return config | ({"chat_template": tokenizer.chat_template} if tokenizer.chat_template else {})
+
+
+def _frame(made: library.Tokenizer, tokenizer: Tokenizer, ends: bool) -> None:
+    begin, end = ([] if i is None else [i] for i in (tokenizer.bos, tokenizer.eos if ends else None))
+    if made.encode("").ids != begin + end:
+        names = {i: tokenizer.names[i] for i in begin + end}
+        single = [*(names[i] for i in begin), "$A", *(names[i] for i in end)]
+        tokens = [(name, i) for i, name in names.items()]
+        made.post_processor = processors.TemplateProcessing(single, special_tokens=tokens)
 
 
 def _padding(tokenizer: Tokenizer) -> int | None:

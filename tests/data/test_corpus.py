@@ -264,7 +264,7 @@ def test_the_line_of_facts(experiment):
     [
         ({"source": "text:/nowhere/*.txt"}, "no file matches"),
         ({"source": "jsonl"}, "is none of python-docs"),
-        ({"tokenizer": "nobody/nothing"}, "neither a file nor a folder"),
+        ({"tokenizer": "nobody/nothing"}, "is no folder here, and the Hugging Face hub"),
         ({"length": 3}, "rows of 3 places are too short for objective 'span_corruption'"),
         ({"model": Model(vocabulary=300)}, "model.vocabulary: 300 is smaller than the tokenizer's 359 ids"),
         ({"objectives": [config.TextToText()]}, "objective 'text_to_text' needs a source of pairs"),

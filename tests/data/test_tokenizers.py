@@ -305,7 +305,7 @@ def test_what_is_wrong_with_a_name(tmp_path, monkeypatch):
         str(tmp_path / "empty"): "no tokenizer in .*empty",
         str(tmp_path / "x.model"): "is not a sentencepiece model",
         str(tmp_path / "tokenizer.json"): "is not a tokenizer of the Hugging Face library",
-        "nobody/nothing": "neither a file nor a folder here, and the Hugging Face hub did not give it",
+        "nobody/nothing": "is no folder here, and the Hugging Face hub did not give it",
     }.items():
         with pytest.raises(InputError, match=message):
             tokenizers.load(spec)

@@ -1,6 +1,7 @@
 """How far our numbers are from those of `transformers` (torch on the CPU, float32), family by family.
 
 python -m tests.interop.parity            prints the table of the README
+python -m tests.interop.parity qwen3 …    only these rows
 """
 
 import json
@@ -15,12 +16,15 @@ import numpy as np
 import torch
 import transformers
 
-from research import models
+import research
+from research import interop, models
+from research.evaluation.generation import Sampling
 from research.interop import huggingface, mapping
 from research.objectives import Batch
-from tests.interop import peers
+from tests.interop import peers, smollm2, tokenizer_peers
 
 NEW = 64  # tokens of a greedy continuation
+PROMPTS = ("Welcome to New York", "The capital of France is", "def fibonacci(n):\n", "Once upon a time")
 
 
 class Parity(NamedTuple):
@@ -32,6 +36,7 @@ class Parity(NamedTuple):
     loss: float  # difference in nats
     exported: float  # as `logits`, between the peer and what it makes of our export
     greedy: bool | None  # continuations of 64 tokens are identical; None: it continues nothing
+    ids: bool  # a small tokenizer of the family, saved by transformers, gives identical ids on `texts.TEXTS`
 
 
 def measure(name: str) -> Parity:
@@ -41,10 +46,14 @@ def measure(name: str) -> Parity:
         peer.save_pretrained(f"{folder}/theirs")
         model, names, tensors = huggingface.read(Path(folder, "theirs"))
         params = mapping.load(model, names, tensors)
+        spoken = tokenizer_peers.save(name, Path(folder, "tokenizer"))
+        masked, headless = "bert" in name, "without head" in name
+        other = tokenizer_peers.differ(
+            huggingface.read_tokenizer(Path(folder, "tokenizer")), spoken, ends=masked or model.encoder_depth > 0
+        )
         huggingface.write(Path(folder, "ours"), model, params, None)
         family = json.loads(Path(folder, "ours", "config.json").read_text())["model_type"]
         again = type(peer).from_pretrained(f"{folder}/ours").eval()
-    masked, headless = "bert" in name, "without head" in name
     batch = peers.batch(name, model.vocabulary)
     if not masked:
         batch = continued(peer, batch)
@@ -61,7 +70,40 @@ def measure(name: str) -> Parity:
         loss=abs(losses[0] - losses[1]),
         exported=relative(back.numpy(), theirs.numpy()),
         greedy=None if masked else np.array_equal(likeliest, batch.tokens[0, -NEW:]),
+        ids=not other,
     )
+
+
+def measure_file(path: str) -> Parity:
+    """As `measure`, of a real causal model in a GGUF file and on texts."""
+    model, folder, name = research.load(path), Path(path).parent, Path(path).name
+    spoken = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=name)
+    peer = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=name).eval()
+    with tempfile.TemporaryDirectory() as exported:
+        interop.write(Path(exported, "new"), model.config, model.params, model.tokenizer)
+        again = transformers.AutoModelForCausalLM.from_pretrained(f"{exported}/new").eval()
+    rows = []
+    for prompt in PROMPTS:
+        ids = torch.tensor([spoken(prompt, add_special_tokens=False).input_ids])
+        with torch.no_grad():
+            theirs, back = (one(ids).logits[0] for one in (peer, again))
+            said = peer.generate(ids, max_new_tokens=NEW, do_sample=False, attention_mask=torch.ones_like(ids))
+        ours = model.logits([prompt])[0][: ids.shape[1]]
+        one, other = (
+            float(torch.nn.functional.cross_entropy(each[:-1], ids[0, 1:])) for each in (torch.tensor(ours), theirs)
+        )
+        continued = model.generate(prompt, Sampling(tokens=NEW, temperature=0))
+        rows.append(
+            (
+                relative(ours, theirs.numpy()),
+                abs(one - other),
+                relative(back.numpy(), theirs.numpy()),
+                continued == spoken.decode(said[0, ids.shape[1] :], skip_special_tokens=True),
+            )
+        )
+    logits, loss, exports, greedy = zip(*rows, strict=True)
+    ids_differ = tokenizer_peers.differ(model.tokenizer, spoken, ends=False)
+    return Parity(name, "causal", max(logits), max(loss), max(exports), all(greedy), not ids_differ)
 
 
 def continued(peer: transformers.PreTrainedModel, batch: Batch) -> Batch:
@@ -81,13 +123,14 @@ def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def main() -> None:
-    print("| family | objective | logits | loss | export, loaded by transformers | greedy, 64 tokens |")
-    print("|---|---|---|---|---|---|")
-    for name in sys.argv[1:] or peers.PEERS:
-        row = measure(name)
-        greedy = {None: "", True: "identical", False: "differ"}[row.greedy]
+    print("| family | objective | import: logits | loss | export: logits | 64 greedy tokens | token ids |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    file, _ = smollm2.fetched()
+    for name in sys.argv[1:] or [*peers.PEERS, *([file] if file else [])]:
+        row = measure_file(name) if name.endswith(".gguf") else measure(name)
+        greedy, ids = ({None: "", True: "identical", False: "differ"}[each] for each in (row.greedy, row.ids))
         loss = "" if "without head" in name else f"{row.loss:.0e}"
-        print(f"| {row.family} | {row.objective} | {row.logits:.0e} | {loss} | {row.exported:.0e} | {greedy} |")
+        print(f"| {row.family} | {row.objective} | {row.logits:.0e} | {loss} | {row.exported:.0e} | {greedy} | {ids} |")
 
 
 if __name__ == "__main__":

@@ -15,3 +15,4 @@ def test_numbers_are_those_of_transformers(name):
     assert measured.loss < 1e-5
     assert measured.exported < 1e-6
     assert measured.greedy in (True, None)
+    assert measured.ids

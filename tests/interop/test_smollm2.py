@@ -6,13 +6,12 @@ The tests marked `slow` load it in torch as well: pytest -m slow tests/interop
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import research
 from research import interop, lm
-from research.evaluation.generation import Sampling
 from tests.interop import smollm2
+from tests.interop.texts import TEXTS
 
 REFERENCE = [  # context, continuation, probability; by transformers 5.23
     ("Welcome to New York", " City", 0.2246),
@@ -20,16 +19,6 @@ REFERENCE = [  # context, continuation, probability; by transformers 5.23
     ("I love New York", ",", 0.2267),
     ("I love New York", " City", 0.0882),
     ("The capital of France is", " Paris", 0.7725),
-]
-TEXTS = [
-    "The quick brown fox jumps over the lazy dog. It's 3:45pm, isn't it?",
-    "Les élèves ont-ils déjà mangé ? Où est le œuf naïf — c'est l'été…",
-    "吾輩は猫である。名前はまだ無い。カタカナとﾊﾝｶｸ、漢字。",
-    "👩‍👩‍👧‍👦 🏳️‍🌈 🤖🔥 e\u0301 \U0001d54f",
-    "def f(x):\n\treturn {'a': [1, 22, 333], \"b\": x**2}  # über\r\n\r\n    if x != 0:\n",
-    "tab\tnull\x00bell\x07esc\x1b[0m\u200b\ufeff\u2028 end   ",
-    "<|im_start|>user\nhello<|im_end|>",
-    "   leading, 1234567890, 3.14159, trailing   ",
 ]
 
 
@@ -63,19 +52,12 @@ def test_ids_are_those_of_transformers(model, peer):
 
 
 @pytest.mark.slow
-def test_logits_and_continuations_are_those_of_transformers(model, peer):
-    import torch
+def test_logits_and_continuations_are_those_of_transformers():
+    from tests.interop import parity
 
-    tokenizer, theirs = peer
-    for prompt in ("Welcome to New York", "The capital of France is", "def fibonacci(n):\n", "Once upon a time"):
-        ids = torch.tensor([tokenizer(prompt, add_special_tokens=False).input_ids])
-        with torch.no_grad():
-            wanted = theirs(ids).logits[0].numpy()
-            said = theirs.generate(ids, max_new_tokens=64, do_sample=False, attention_mask=torch.ones_like(ids))
-        got = model.logits([prompt])[0][: len(wanted)]
-        assert np.abs(got - wanted).max() / np.abs(wanted).max() < 1e-4
-        continued = model.generate(prompt, Sampling(tokens=64, temperature=0))
-        assert continued == tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True)
+    measured = parity.measure_file(smollm2.path())
+    assert measured.logits < 1e-4 and measured.loss < 1e-5 and measured.exported < 1e-6
+    assert measured.greedy
 
 
 @pytest.mark.slow

@@ -1,0 +1,156 @@
+"""What is wrong with a checkpoint is told at once, by its name; nothing of it is guessed."""
+
+import json
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from research import interop
+from research.config import Model, resolve
+from research.data import tokenizers
+from research.errors import InputError
+from research.interop import config_json, mapping, safetensors, tokenizer_json
+
+SIZES = {"width": 8, "depth": 2, "heads": 2, "mlp_width": 12, "vocabulary": 272}
+LLAMA = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12}
+LLAMA |= {"model_type": "llama", "vocab_size": 272, "tie_word_embeddings": True}
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A sound checkpoint, to be damaged."""
+    model = resolve(Model(**SIZES), 0, 32)
+    _, names = config_json.write(model)
+    arrays = {name: np.ones(shape, np.float32) for name, shape in mapping.shapes(model, names).items()}
+    put(tmp_path, arrays)
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    tokenizer_json.write(tmp_path, tokenizers.load("bytes"), ends=False)
+    interop.load(str(tmp_path))
+    return tmp_path
+
+
+def put(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    shapes = {name: array.shape for name, array in arrays.items()}
+    safetensors.write_file(folder / safetensors.SINGLE, shapes, np.dtype(np.float32), arrays.items())
+
+
+def arrays(folder: Path) -> dict[str, np.ndarray]:
+    tensors = safetensors.open_folder(folder)
+    return {name: np.array(tensor.read()) for name, tensor in tensors.items()}
+
+
+def test_tensors_that_do_not_fit_are_named(folder):
+    good = arrays(folder)
+    norm, query = "model.norm.weight", "model.layers.1.self_attn.q_proj.weight"
+    for change, complaint in (
+        ({norm: None}, r"missing: model\.norm\.weight"),
+        ({"model.layers.2.mlp.up_proj.weight": np.ones(3)}, r"left over: model\.layers\.2\.mlp\.up_proj\.weight"),
+        ({query: np.ones((8, 4))}, r"model\.layers\.1\.self_attn\.q_proj\.weight is \[8, 4\], not \[8, 8\]"),
+        ({"lm_head.weight": np.zeros((272, 8))}, r"lm_head\.weight differs from model\.embed_tokens\.weight"),
+    ):
+        put(folder, {name: array for name, array in (good | change).items() if array is not None})
+        with pytest.raises(InputError, match=complaint):
+            interop.load(str(folder))
+
+
+def test_integers_are_no_parameters(folder):
+    path = folder / safetensors.SINGLE
+    path.write_bytes(path.read_bytes().replace(b'"F32"', b'"I32"', 1))
+    with pytest.raises(InputError, match="is of int32, not of a float type"):
+        interop.load(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"model_type": "mamba"}, "model_type 'mamba' is not supported; these are: gpt2, llama"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4}}, "rope_scaling of type 'yarn' is not supported"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding_attention is not supported"),
+        ({"hidden_act": "xielu"}, "the activation 'xielu' is not supported"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config = {'bits': 4} is not supported"),
+        ({"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window = True is not supported"),
+        ({"model_type": "bert", "position_embedding_type": "relative_key"}, "position_embedding_type = 'relative_key'"),
+        ({"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx = True"),
+        ({"model_type": "t5", "feed_forward_proj": "gated-xielu"}, "the activation 'xielu' is not supported"),
+        ({"model_type": "modernbert", "classifier_bias": True}, "classifier_bias unlike mlp_bias"),
+        ({"is_decoder": True}, "is_decoder = True is not supported"),
+    ],
+)
+def test_a_feature_that_the_stack_lacks_is_refused_by_its_name(folder, change, complaint):
+    (folder / "config.json").write_text(json.dumps(LLAMA | change))
+    with pytest.raises(InputError, match=complaint):
+        interop.open(str(folder))
+
+
+def test_a_folder_that_lacks_a_part_is_told(folder, tmp_path_factory):
+    (folder / "config.json").write_text("[")
+    with pytest.raises(InputError, match=r"config\.json is not a JSON object"):
+        interop.open(str(folder))
+    (folder / "config.json").unlink()
+    with pytest.raises(InputError, match=r"has no config\.json"):
+        interop.open(str(folder))
+    with pytest.raises(InputError, match="is no folder with a checkpoint"):
+        interop.open(str(folder / "nowhere"))
+
+
+def test_pickles_are_refused_with_the_way_to_convert_them(folder):
+    (folder / safetensors.SINGLE).unlink()
+    with pytest.raises(InputError, match=r"neither model\.safetensors nor model\.safetensors\.index\.json"):
+        interop.open(str(folder))
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({}))
+    with pytest.raises(InputError, match=r"pickles \(pytorch_model\.bin\).*save_pretrained"):
+        interop.open(str(folder))
+
+
+def test_a_tokenizer_that_does_not_fit_the_embedding_is_told(folder):
+    config = LLAMA | {"vocab_size": 200}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="the tokenizer has 258 ids, but the embedding only 200 rows"):
+        interop.open(str(folder))
+
+
+def test_a_truncated_file_is_told_before_anything_is_read(folder):
+    path = folder / safetensors.SINGLE
+    os.truncate(path, path.stat().st_size - 1)
+    with pytest.raises(InputError, match=r"model\.safetensors is not a sound safetensors file: its tensors have"):
+        interop.open(str(folder))
+
+
+def test_a_cache_is_a_folder_too(folder, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("hub") / "models--some--model"
+    (cache / "snapshots").mkdir(parents=True)
+    with pytest.raises(InputError, match="without refs/main"):
+        interop.open(str(cache))
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("abc")
+    with pytest.raises(InputError, match="is no folder with a checkpoint"):
+        interop.open(str(cache))
+    (cache / "snapshots" / "abc").symlink_to(folder)
+    assert interop.open(str(cache)).model.width == 8
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_a_hub_that_cannot_be_reached_is_told_within_seconds(tmp_path, refused):
+    """Whether the connection is refused, or stands and nothing is ever said."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = 9 if refused else server.getsockname()[1]
+        program = (
+            "import huggingface_hub, time\nfrom research import interop\nfrom research.errors import InputError\n"
+            "began = time.monotonic()\n"
+            "try:\n    interop.open('nobody/nothing')\nexcept InputError as error:\n"
+            "    print(time.monotonic() - began, error)"
+        )
+        settings = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": str(tmp_path)}
+        settings["NO_PROXY"] = "127.0.0.1"
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=os.environ | settings, capture_output=True, text=True, check=True
+        )
+    seconds, _, message = done.stdout.partition(" ")
+    assert float(seconds) < 30 and "'nobody/nothing' is no folder here" in message
