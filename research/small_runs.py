@@ -1,4 +1,4 @@
-"""The runs that notebooks show: those of the README where they were made, else small ones that take seconds each.
+"""The runs that notebooks show: those of the README where they were made, else small ones.
 
 A small run is made once and kept in the cache folder, beside prepared data.
 """
@@ -62,7 +62,7 @@ def objectives() -> list[str]:
     for objective in (Causal(), Masked(), Prefix()):
         small = replace(_small(), objectives=(objective,))
         folder = _made(objective.name, replace(small, evaluation=replace(small.evaluation, samples=True)))
-        evaluated(folder, ("docs_cloze", "copying"), limit=48)
+        evaluated(folder, ("docs_cloze", "copying"), limit=24)
         runs.append(folder)
     return runs
 
@@ -82,9 +82,9 @@ def _small() -> Experiment:
         whole,
         model=replace(whole.model, width=96, depth=2, heads=4, mlp_width=192, unroll=2),
         data=replace(whole.data, tokenizer="train:1024", length=64),
-        schedule=replace(whole.schedule, steps=240),
-        checkpoint=config.Checkpoint(every=80, keep_last=3),
-        evaluation=Evaluation(every=80, batches=2, final_batches=4, samples=False),
+        schedule=replace(whole.schedule, steps=120),
+        checkpoint=config.Checkpoint(every=40, keep_last=3),
+        evaluation=Evaluation(every=40, batches=2, final_batches=4, samples=False),
         logging=config.Logging(tensorboard=False),
     )
 
