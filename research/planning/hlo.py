@@ -126,12 +126,28 @@ def _closing(text: str, opening: int) -> int:
 
 def trip_count(program: Program, loop: Instruction) -> int:
     """How often the body of a `while` runs: as the compiler notes it, else the constant that its condition compares the
-    counter with. JAX's scans count from 0 by 1. 1 where there is no such constant."""
+    counter with, by what its body adds to that. Counters begin with 0. 1 where there is no such constant."""
     if noted := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(noted.group(1))
     condition = program.computations[loop.called("condition") or ""]
     constants = [each.arguments for each in condition.values() if each.opcode == "constant"]
-    return max((int(each) for each in constants if each.isdigit()), default=1)
+    bound = max((int(each) for each in constants if each.isdigit()), default=1)
+    counters = [each for each in condition.values() if each.opcode == "get-tuple-element"]
+    places = [re.search(r"index=(\d+)", each.attributes) for each in counters]
+    added = max(
+        (_added(program.computations[loop.called("body") or ""], int(p.group(1))) for p in places if p), default=1
+    )
+    return -(-bound // added)
+
+
+def _added(body: Computation, place: int) -> int:
+    """What the body of a loop adds to a counter; compilers unroll loops of their own, and then add more than 1."""
+    total, now = 0, body[next(each for each in body.values() if each.root).operands[place]]
+    while now.opcode in ("add", "copy"):
+        terms = [body[name] for name in now.operands]
+        total += sum(int(term.arguments) for term in terms if term.opcode == "constant")
+        now = next(term for term in terms if term.opcode != "constant")
+    return max(1, total)
 
 
 def groups(attributes: str, devices: int) -> np.ndarray:

@@ -57,6 +57,36 @@ def test_a_loop_counts_as_often_as_it_runs():
     assert 7 * 3 * 4 * SIZE**2 <= looped.bytes < 7 * 12 * 4 * SIZE**2
 
 
+def test_a_loop_that_counts_in_twos_runs_half_as_often():
+    """As the loops that the TPU compiler makes of a product with a kernel that arrives in parts."""
+    text = """HloModule m
+
+%body (p: (s32[], f32[4,4])) -> (s32[], f32[4,4]) {
+  %p = (s32[], f32[4,4]{1,0}) parameter(0)
+  %two = s32[] constant(2)
+  %i = s32[] get-tuple-element(%p), index=0
+  %x = f32[4,4]{1,0} get-tuple-element(%p), index=1
+  %copied = s32[] copy(%i)
+  %next = s32[] add(%copied, %two)
+  %y = f32[4,4]{1,0} dot(%x, %x), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %t = (s32[], f32[4,4]{1,0}) tuple(%next, %y)
+}
+
+%condition (q: (s32[], f32[4,4])) -> pred[] {
+  %q = (s32[], f32[4,4]{1,0}) parameter(0)
+  %eight = s32[] constant(8)
+  %j = s32[] get-tuple-element(%q), index=0
+  ROOT %less = pred[] compare(%j, %eight), direction=LT
+}
+
+ENTRY %main (a: (s32[], f32[4,4])) -> (s32[], f32[4,4]) {
+  %a = (s32[], f32[4,4]{1,0}) parameter(0)
+  ROOT %w = (s32[], f32[4,4]{1,0}) while(%a), condition=%condition, body=%body
+}
+"""
+    assert counting.count(hlo.parse(text), 1).flops == 4 * 2 * 4**3
+
+
 @pytest.mark.parametrize(
     ("convolution", "shapes", "flops"),
     [
