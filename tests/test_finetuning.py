@@ -16,6 +16,7 @@ from research import command_line, config, convert, interop, models
 from research.config import Evaluation, Experiment, Logging, Model, Schedule
 from research.data.coders import HuggingFace
 from research.data.tokenizers import Tokenizer
+from research.errors import InputError
 from research.interop import huggingface
 from research.models import adapters, families
 from research.train import train
@@ -122,3 +123,41 @@ def test_what_a_config_changes(name, llama, texts, tmp_path):
         convert.main([str(tmp_path / "run"), str(tmp_path / "adapter"), "--to", "peft"])
         written = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
         assert written["base_model_name_or_path"] == str(llama)
+
+
+CONTINUED = {
+    "continue_bert": (
+        replace(families.bert("base"), **SMALL, max_positions=64, dropout=0.1),
+        tokenizer("[CLS]", "[SEP]", "[MASK]", bos=256, eos=257, mask=258),
+    ),
+    "continue_t5": (
+        replace(families.t5("small"), **SMALL, encoder_depth=2),
+        tokenizer("</s>", *(f"<extra_id_{n}>" for n in reversed(range(100))), eos=256),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONTINUED)
+def test_an_imported_model_goes_on_by_its_own_objective(name, texts, tmp_path):
+    base = checkpoint(tmp_path / "base", *CONTINUED[name])
+    experiment, result = tuned(name, base, texts, tmp_path / "run")
+    assert all(np.isfinite(losses["loss"]) for losses in result["objectives"].values())
+    convert.main([str(tmp_path / "run"), str(tmp_path / "theirs")])
+    before, after, back = (research.load(str(tmp_path / each)) for each in ("base", "run", "theirs"))
+    assert after.objectives == experiment.objectives
+    assert (after.tokenizer.size, after.tokenizer.sentinels) == (before.tokenizer.size, before.tokenizer.sentinels)
+    first, wanted, got = (np.array(lm.token_losses("12 has the square 144.")["loss"]) for lm in (before, after, back))
+    np.testing.assert_allclose(got, wanted, rtol=1e-4)
+    assert np.abs(wanted - first).min() > 1e-4
+
+
+def test_what_cannot_be_begun_with_is_told(llama, texts, tmp_path):
+    def begin(**changes) -> None:
+        experiment = replace(command_line.read(CONFIGS / "finetune.py"), **{"initialize_from": str(llama), **changes})
+        train(experiment, tmp_path / "run", Console(file=io.StringIO()))
+
+    with pytest.raises(InputError, match="is no folder with a checkpoint"):
+        begin(initialize_from=str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match=r"model\.bits: 4-bit kernels are not trained"):
+        begin(model=Model(bits=4))
+    assert not (tmp_path / "run").exists()
