@@ -209,9 +209,8 @@ class Mesh:
     fsdp: int = 1  # rows too, but parameters and optimizer state are split as well
     tensor: int = 1  # heads, MLP and vocabulary are split, and the residual stream along its length
     context: int = 1  # places of a row are split; attention gathers keys and values
-    slices: int = (
-        -1
-    )  # groups of devices with a slow network between them, over which `data` is split first; -1: a TPU's
+    # groups of devices with a slow network between them, over which `data` is split first; -1: a TPU's
+    slices: int = -1
     # logical axis -> mesh axes; a logical axis that is not named here is not split
     rules: Rules = (
         ("batch", ("data", "fsdp")),

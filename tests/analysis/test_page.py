@@ -135,7 +135,7 @@ def test_the_axis_and_the_theme_can_change(open_page):
     assert page.evaluate("plots[0].scales.y.distr") == 3
     before = page.evaluate("plots[0].series[1].stroke()")
     page.emulate_media(color_scheme="dark")
-    assert page.evaluate("plots[0].series[1].stroke()") != before
+    page.wait_for_function("before => plots[0].series[1].stroke() !== before", arg=before)
     page.set_viewport_size({"width": 700, "height": 900})
     page.wait_for_function("plots[0].width < 700")
 
