@@ -11,4 +11,4 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 prepare test
 cd "$root"
-exec .venv/bin/python -m pytest -n auto --maxprocesses 4 "$@"
+exec .venv/bin/python -m pytest -n logical --maxprocesses 4 "$@"
