@@ -191,8 +191,8 @@ def test_cuda_is_chosen_where_a_driver_answers_that_is_new_enough(clone, tmp_pat
 
 @pytest.fixture
 def shell(clone, tmp_path):
-    """Runs a script of the clone from another folder; Python is a stub that makes a `.venv` with the real one, which must
-    be called by its own name to find its packages."""
+    """Runs a script of the clone from another folder; Python is a stub that makes a `.venv` with the real one, which
+    must be called by its own name to find its packages."""
     stub(tmp_path / "real", "python", f'exec "{sys.executable}" "$@"')
     install = f"mkdir -p '{clone}/.venv/bin' && cp '{tmp_path}/real/python' '{clone}/.venv/bin/python'"
     stub(tmp_path / "bin", "python3", f'[ "$1" = -c ] || {{ echo "$@" >> "{tmp_path}/installed"; {install}; }}')
