@@ -1,4 +1,4 @@
-"""The XLA flags that an accelerator wants: the one place that has them. Needs no packages: launch scripts ask it.
+"""The XLA flags that a platform wants: the one place that has them. Needs no packages: launch scripts ask it.
 
 ./launch/local.sh xla_flags v6e
 """
@@ -11,15 +11,18 @@ from pathlib import Path
 # TPU: gradients summed between slices are pipelined (DATA_PARALLEL_OVERLAP in MaxText, benchmarks/xla_flags_library.py)
 # v6e: more on-chip memory for a fusion (the same file's limit for dense models);
 # GPU: collectives run beside what does not need them (NVIDIA's JAX images set this, JAX-Toolbox)
+# CPU: a program for several devices that comes from the compile cache may otherwise run its collectives in another order
+# on each of them, and wait for ever (jaxlib 0.10.2); the speed is the same
 _TPU = ("--xla_tpu_enable_data_parallel_all_reduce_opt=true", "--xla_tpu_data_parallel_opt_different_sized_ops=true")
 _GPU = ("--xla_gpu_enable_latency_hiding_scheduler=true",)
+_CPU = ("--xla_cpu_enable_concurrency_optimized_scheduler=false",)
 FLAGS = {
     "v4": _TPU,
     "v5e": _TPU,
     "v5p": _TPU,
     "v6e": (*_TPU, "--xla_tpu_scoped_vmem_limit_kib=98304"),
     "gpu": _GPU,
-    "cpu": (),
+    "cpu": _CPU,
 }
 _PCI = {"0x005e": "v4", "0x0062": "v5p", "0x0063": "v5e", "0x006f": "v6e"}  # as in jax/_src/hardware_utils.py
 _GOOGLE = "0x1ae0"
@@ -37,7 +40,8 @@ def attached(pci: Path = Path("/sys/bus/pci/devices"), devices: Path = Path("/de
 def environment(kind: str, given: Mapping[str, str]) -> dict[str, str]:
     """The variable that carries the flags of a kind, with what is `given` there behind them, so that it wins."""
     name = "LIBTPU_INIT_ARGS" if kind.startswith("v") else "XLA_FLAGS"
-    flags = " ".join([*FLAGS[kind], *given.get(name, "").split()])
+    theirs = given.get(name, "").split()
+    flags = " ".join([*(flag for flag in FLAGS[kind] if flag not in theirs), *theirs])
     return {name: flags} if flags else {}
 
 
@@ -49,11 +53,11 @@ def main(arguments: list[str]) -> None:
 
 
 def apply() -> str:
-    """Sets what this machine's accelerator wants, before JAX looks for it. Returns a line to show, or an empty one."""
+    """Sets what this machine wants, before JAX looks for devices. Returns a line to show for an accelerator."""
     kind = attached()
-    chosen = environment(kind, os.environ) if FLAGS[kind] else {}
+    chosen = environment(kind, os.environ)
     os.environ.update(chosen)
-    return "".join(f"{name} for {kind}: {flags}" for name, flags in chosen.items())
+    return "" if kind == "cpu" else "".join(f"{name} for {kind}: {flags}" for name, flags in chosen.items())
 
 
 if __name__ == "__main__":
