@@ -11,8 +11,8 @@ from pathlib import Path
 # TPU: gradients summed between slices are pipelined (DATA_PARALLEL_OVERLAP in MaxText, benchmarks/xla_flags_library.py)
 # v6e: more on-chip memory for a fusion (the same file's limit for dense models);
 # GPU: collectives run beside what does not need them (NVIDIA's JAX images set this, JAX-Toolbox)
-# CPU: a program for several devices that comes from the compile cache may otherwise run its collectives in another order
-# on each of them, and wait for ever (jaxlib 0.10.2); the speed is the same
+# CPU: a program for several devices that comes from the compile cache may otherwise run its collectives in an order of
+# its own on each of them, and wait for ever (jaxlib 0.10.2); the speed is the same
 _TPU = ("--xla_tpu_enable_data_parallel_all_reduce_opt=true", "--xla_tpu_data_parallel_opt_different_sized_ops=true")
 _GPU = ("--xla_gpu_enable_latency_hiding_scheduler=true",)
 _CPU = ("--xla_cpu_enable_concurrency_optimized_scheduler=false",)
