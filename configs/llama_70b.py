@@ -1,8 +1,8 @@
 """The shape of Llama 3.1 70B, trained from scratch on 1.4 trillion tokens, 20 for each parameter.
 
 ./launch/local.sh plan configs/llama_70b.py --topology v5p:8x8x8
-./launch/tpu_pod.sh --name NAME --zone ZONE --type v5p-1024 train configs/llama_70b.py --workdir gs://BUCKET/RUN \
-    --data.source 'jsonl:gs://BUCKET/corpus/*.jsonl#text' --data.tokenizer DIR
+./launch/tpu_pod.sh --name NAME --zone ZONE --bucket BUCKET --type v5p-1024 train configs/llama_70b.py \
+    --workdir /bucket/RUN --data.source 'jsonl:/bucket/corpus/*.jsonl#text' --data.tokenizer /bucket/tokenizer
 
 Hardware: 512 chips of a TPU v5p; `docs/scale.md` has what others need and how fast they are predicted to be.
 Expected: not measured yet.

@@ -1,8 +1,8 @@
 """The shape of Llama 3.1 8B, trained from scratch on 160 billion tokens, 20 for each parameter.
 
 ./launch/local.sh plan configs/llama_8b.py --topology v5p:4x4x4
-./launch/tpu_pod.sh --name NAME --zone ZONE --type v5p-128 train configs/llama_8b.py --workdir gs://BUCKET/RUN \
-    --data.source 'jsonl:gs://BUCKET/corpus/*.jsonl#text' --data.tokenizer DIR
+./launch/tpu_pod.sh --name NAME --zone ZONE --bucket BUCKET --type v5p-128 train configs/llama_8b.py \
+    --workdir /bucket/RUN --data.source 'jsonl:/bucket/corpus/*.jsonl#text' --data.tokenizer /bucket/tokenizer
 
 Hardware: 64 chips of a TPU v5p; `docs/scale.md` has what others need and how fast they are predicted to be.
 Expected: not measured yet.

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Runs a command on every host of a Cloud TPU slice (v4, v5e, v5p, v6e), and follows the log of the first.
 #
-#   ./launch/tpu_pod.sh --name NAME --zone ZONE --type v5p-128 [--spot] [--dry-run] COMMAND [ARGUMENTS…]
-#   ./launch/tpu_pod.sh --name mine --zone us-east5-a --type v5p-128 train configs/llama_8b.py --workdir gs://BUCKET/RUN
-#   ./launch/tpu_pod.sh --name mine --zone us-east5-a --existing train configs/llama_8b.py --workdir gs://BUCKET/RUN
+#   ./launch/tpu_pod.sh --name NAME --zone ZONE --bucket BUCKET --type TYPE [OPTION…] COMMAND [ARGUMENTS…]
+#   ./launch/tpu_pod.sh --name mine --zone us-east5-a --bucket BUCKET --type v5p-128 --spot \
+#       train configs/llama_8b.py --workdir /bucket/RUN
+#   ./launch/tpu_pod.sh --name mine --zone us-east5-a --bucket BUCKET --existing train configs/llama_8b.py …
 #   ./launch/tpu_pod.sh --name mine --zone us-east5-a --delete
 #
+# --bucket    a bucket that all hosts mount as the folder /bucket: see launch/mount.sh
 # --type      creates the slice as a queued resource and waits for it: v4-8, v5litepod-16 (v5e), v5p-128, v6e-256
 # --existing  uses a slice that is there, and never deletes it
 # --spot      cheaper, and may be preempted: then the slice is made again, and the run goes on from its last checkpoint
@@ -25,12 +27,13 @@ fail() {
   exit 2
 }
 
-name='' zone='' type='' project='' spot='' existing='' keep='' delete='' dry=''
+name='' zone='' bucket='' type='' project='' spot='' existing='' keep='' delete='' dry=''
 while [[ ${1:-} == -* ]]; do
   case $1 in
-  --name | --zone | --type | --project) (($# > 1)) || fail "$1 needs a value" ;;&
+  --name | --zone | --bucket | --type | --project) (($# > 1)) || fail "$1 needs a value" ;;&
   --name) name=$2 && shift 2 ;;
   --zone) zone=$2 && shift 2 ;;
+  --bucket) bucket=$2 && shift 2 ;;
   --type) type=$2 && shift 2 ;;
   --project) project=$2 && shift 2 ;;
   --spot) spot=1 && shift ;;
@@ -38,7 +41,7 @@ while [[ ${1:-} == -* ]]; do
   --keep) keep=1 && shift ;;
   --delete) delete=1 && shift ;;
   --dry-run) dry=1 && shift ;;
-  -h | --help) sed -n '2,20s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit ;;
+  -h | --help) sed -n '2,22s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit ;;
   *) fail "there is no option $1 before the command; --help lists them" ;;
   esac
 done
@@ -65,9 +68,10 @@ if [[ $delete ]]; then
   exit
 fi
 
-(($#)) || fail "which command? for example: train configs/llama_8b.py --workdir gs://BUCKET/RUN"
-if [[ $1 == train && ! " $* " =~ \ --workdir[\ =]gs:// ]]; then
-  fail "train needs --workdir gs://BUCKET/RUN: all hosts write to it, and it must outlive the slice"
+(($#)) || fail "which command? for example: train configs/llama_8b.py --workdir /bucket/RUN"
+[[ $bucket ]] || fail "--bucket is needed: all hosts mount it as /bucket, and what it holds outlives the slice"
+if [[ $1 == train && ! " $* " =~ \ --workdir[\ =]/bucket/ ]]; then
+  fail "train needs --workdir /bucket/RUN: all hosts write to it, and it must outlive the slice"
 fi
 if [[ $existing ]]; then
   [[ ! $type && ! $spot ]] || fail "--existing uses the slice as it is: --type and --spot are for a new one"
@@ -88,7 +92,7 @@ state() {
 
 create() {
   run gcloud compute tpus queued-resources create "$name" --node-id "$name" "${where[@]}" \
-    --accelerator-type "$type" --runtime-version "$runtime" ${spot:+--spot}
+    --accelerator-type "$type" --runtime-version "$runtime" ${spot:+--spot} || return
   [[ ! $dry ]] || return 0
   local now=''
   until [[ $now == ACTIVE ]]; do
@@ -113,6 +117,7 @@ prepare() {
   on all 'mkdir -p research && tar -xzf research.tar.gz -C research && cd research &&
     { command -v python3.11 || { sudo apt-get update -q && sudo apt-get install -qy python3.11 python3.11-venv; }; } &&
     python3.11 launch/install.py tpu buckets'
+  on all "research/launch/mount.sh $(printf '%q' "$bucket")"
 }
 
 start() {
@@ -132,7 +137,7 @@ follow() {
 created=''
 finish() {
   rm -f "$archive"
-  [[ ! $created || $keep ]] || remove
+  [[ ! $created || $keep ]] || remove || echo "error: $name could not be deleted: is it there? --delete removes it" >&2
 }
 trap finish EXIT
 

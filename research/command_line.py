@@ -55,7 +55,7 @@ def train(arguments: Sequence[str]) -> Training:
     folder = path.parent if path.suffix == ".json" else Path("runs") / path.stem
     chosen = parse(f"train {name or 'CONFIG'}", options, Training(read(path) if name else Experiment(), folder))
     if ":/" in str(chosen.workdir):
-        raise InputError(f"--workdir {chosen.workdir}: a run needs a folder; mount a bucket as one, e.g. with gcsfuse")
+        raise InputError(f"--workdir {chosen.workdir}: a run needs a folder; launch/mount.sh mounts a bucket as one")
     return chosen
 
 

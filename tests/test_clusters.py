@@ -23,11 +23,12 @@ RUN = (
     "train",
     "configs/llama_8b.py",
     "--workdir",
-    "gs://bucket/run",
+    "/bucket/run",
     "--data.source",
-    "jsonl:gs://b/it's/*.jsonl#text",
+    "jsonl:/bucket/it's/*.jsonl#text",
 )
 POD = ("--name", "pod", "--zone", "us-east5-a")
+BUCKET = ("--bucket", "mine")
 
 
 def script(name, *arguments, path=None, **environment):
@@ -73,8 +74,9 @@ GCLOUD = """
 echo "$@" >> "$CALLS"
 case "$*" in
   *describe*) [[ -f $STATE ]] && cat "$STATE" ;;
-  *queued-resources\\ create*) echo ACTIVE > "$STATE" ;;
+  *queued-resources\\ create*) [[ ! $REFUSED ]] || exit 1; echo ACTIVE > "$STATE" ;;
   *queued-resources\\ delete*) rm "$STATE" ;;
+  *launch/mount.sh*) exit "$MOUNTS" ;;
   *--worker\\ 0*)
     code=$(head -n 1 "$ENDS") && sed -i 1d "$ENDS"
     [[ $code != preempted ]] || { echo SUSPENDED > "$STATE" && exit 255; }
@@ -90,13 +92,15 @@ def pod(tmp_path):
     names = {"CALLS": "calls", "STATE": "state", "ENDS": "ends"}
     variables = {variable: str(tmp_path / name) for variable, name in names.items()}
 
-    def run(*arguments, ends=(0,), there=False):
+    def run(*arguments, ends=(0,), there=False, mounts=True, refused=False):
+        variables["REFUSED"] = "yes" if refused else ""
+        variables["MOUNTS"] = "0" if mounts else "2"
         (tmp_path / "calls").write_text("")
         (tmp_path / "ends").write_text("".join(f"{code}\n" for code in ends))
         (tmp_path / "state").unlink(missing_ok=True)
         if there:
             (tmp_path / "state").write_text("ACTIVE\n")
-        ended = script("tpu_pod.sh", *POD, *arguments, path=path, POLL_SECONDS="0", **variables)
+        ended = script("tpu_pod.sh", *POD, *BUCKET, *arguments, path=path, POLL_SECONDS="0", **variables)
         calls = (tmp_path / "calls").read_text().splitlines()
         verbs = [re.search(r"create|delete|scp|ssh", call) for call in calls if call.startswith("compute")]
         return ended, [verb.group() for verb in verbs if verb], (tmp_path / "state").exists()
@@ -107,7 +111,7 @@ def pod(tmp_path):
 def test_a_pod_is_made_used_and_deleted(pod):
     ended, verbs, left = pod("--type", "v5p-128", *RUN)
     assert ended.returncode == 0, ended.stderr
-    assert verbs == ["create", "scp", "ssh", "ssh", "ssh", "delete"] and not left
+    assert verbs == ["create", "scp", *4 * ["ssh"], "delete"] and not left
     assert xla_flags.FLAGS["v5p"][0] in ended.stderr
 
 
@@ -123,7 +127,12 @@ def test_a_preempted_pod_is_made_again_and_a_lost_connection_is_taken_up(pod):
     assert ended.returncode == 0, ended.stderr
     assert verbs.count("create") == verbs.count("delete") == 2 and not left
     ended, verbs, left = pod("--type", "v6e-256", *RUN, ends=(255, 255, 0))
-    assert ended.returncode == 0 and verbs.count("create") == 1 and verbs.count("ssh") == 5 and not left
+    assert ended.returncode == 0 and verbs.count("create") == 1 and verbs.count("ssh") == 6 and not left
+
+
+def test_a_pod_that_could_not_be_made_is_told(pod):
+    ended, verbs, _ = pod("--type", "v5p-128", *RUN, refused=True)
+    assert ended.returncode == 2 and "pod could not be made" in ended.stderr and verbs == ["create", "delete"]
 
 
 def test_a_pod_of_somebody_else_is_never_deleted(pod):
@@ -135,12 +144,69 @@ def test_a_pod_of_somebody_else_is_never_deleted(pod):
     assert verbs == ["delete"] and not left
 
 
+@pytest.fixture
+def mount(tmp_path):
+    """Runs mount.sh with stubs of what it calls, and returns it, the lines that they were called with, and the folder;
+    `lacking` are not there, and `failing` fail."""
+
+    def run(*arguments, lacking=(), failing=(), mounted=False):
+        calls, folder = tmp_path / "calls", tmp_path / "folder"
+        calls.write_text("")
+        folder.mkdir(exist_ok=True)
+        path = tmp_path / "tools"
+        shutil.rmtree(path, ignore_errors=True)
+        for name in {"gcsfuse", "fusermount", "sudo"} - set(lacking):
+            ends = f"exit {int(name in failing)}"
+            stub(path, name, f'echo "{name} $*" >> {calls}; {ends}')
+        stub(path, "mountpoint", f"exit {int(not mounted)}")
+        ended = script("mount.sh", *arguments, "mine", str(folder), path=path)
+        return ended, calls.read_text().splitlines(), folder
+
+    return run
+
+
+def test_a_bucket_is_mounted_so_that_every_host_sees_what_others_have_written(mount):
+    ended, calls, folder = mount()
+    assert ended.returncode == 0, ended.stderr
+    (call,) = calls
+    assert call.startswith("gcsfuse ") and call.endswith(f" mine {folder}")
+    assert "--metadata-cache-ttl-secs 0 " in call and "--metadata-cache-negative-ttl-secs 0 " in call
+
+
+def test_a_mount_that_is_there_is_made_anew(mount):
+    ended, calls, folder = mount(mounted=True)
+    assert ended.returncode == 0 and calls[0] == f"fusermount -u {folder}" and calls[1].startswith("gcsfuse ")
+    ended, calls, _ = mount(mounted=True, failing=["fusermount"])
+    assert ended.returncode == 2 and "is mounted already, and in use" in ended.stderr and len(calls) == 1
+
+
+def test_gcsfuse_is_installed_where_it_is_missing(mount):
+    ended, calls, _ = mount("--dry-run", lacking=["gcsfuse"])
+    assert ended.returncode == 0 and calls == []
+    assert (
+        "sudo apt-get install --quiet --yes gcsfuse \n" in ended.stdout and "\ngcsfuse --implicit-dirs" in ended.stdout
+    )
+    ended, calls, _ = mount(lacking=["gcsfuse"], failing=["sudo"])
+    assert ended.returncode == 2 and "gcsfuse could not be installed" in ended.stderr and len(calls) == 1
+
+
+def test_a_bucket_that_cannot_be_mounted_stops_the_command_before_it_starts(mount, pod):
+    ended, *_ = mount(failing=["gcsfuse"])
+    assert ended.returncode == 2 and "the bucket mine could not be mounted" in ended.stderr
+    ended = script("mount.sh", "gs://mine")
+    assert ended.returncode == 2 and "which bucket?" in ended.stderr
+    ended, verbs, left = pod("--type", "v5p-128", *RUN, mounts=False)
+    assert ended.returncode == 2 and verbs == ["create", "scp", "ssh", "ssh", "delete"] and not left
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         ((*RUN,), "--type"),
         (("--type", "v3-8", *RUN), "v4-N, v5litepod-N, v5p-N or v6e-N"),
-        (("--type", "v5p-8", "train", "configs/llama_8b.py"), "--workdir gs://"),
+        (("--type", "v5p-8", "train", "configs/llama_8b.py"), "--workdir /bucket/"),
+        (("--type", "v5p-8", "train", "configs/llama_8b.py", "--workdir", "gs://b/run"), "--workdir /bucket/"),
+        (("--type", "v5p-8", "--bucket", "", *RUN), "--bucket is needed"),
         (("--type", "v5p-8"), "which command?"),
         (("--existing", "--spot", *RUN), "--existing"),
     ],
@@ -159,6 +225,7 @@ def test_gcloud_knows_every_option(tmp_path):
         script(
             "tpu_pod.sh",
             *POD,
+            *BUCKET,
             "--project",
             "p",
             "--type",
@@ -167,7 +234,7 @@ def test_gcloud_knows_every_option(tmp_path):
             "--dry-run",
             "train",
             "--workdir",
-            "gs://b/r",
+            "/bucket/r",
         )
         for kind in ("v4-8", "v5litepod-16", "v5p-128", "v6e-256")
     ]
@@ -226,7 +293,16 @@ JOBSET = {  # of jobset.x-k8s.io/v1alpha2, what is used of it
 
 
 def gke(*arguments):
-    command = [sys.executable, LAUNCH / "gke" / "run.py", "--name", "mine", "--image", "eu/research:1", *arguments]
+    command = [
+        sys.executable,
+        LAUNCH / "gke" / "run.py",
+        "--name",
+        "mine",
+        "--image",
+        "eu/research:1",
+        *BUCKET,
+        *arguments,
+    ]
     return subprocess.run([*command, "--dry-run", *RUN], capture_output=True, text=True)
 
 
@@ -256,6 +332,13 @@ def test_manifests_are_what_kubernetes_and_jobset_take(arguments, hosts, chips):
     assert container["args"] == list(RUN)
     assert pod["nodeSelector"].get("cloud.google.com/gke-spot") == ("true" if "--spot" in arguments else None)
     assert "XLA flags: --xla" in shown.stderr
+    (volume,) = [each for each in pod["volumes"] if "csi" in each]
+    assert volume["csi"]["volumeAttributes"]["bucketName"] == "mine" and pod["serviceAccountName"] == "default"
+    assert {"name": volume["name"], "mountPath": "/bucket"} in container["volumeMounts"]
+    mounted = job["template"]["spec"]["template"]["metadata"]["annotations"]
+    assert mounted["gke-gcsfuse/volumes"] == "true"  # or else nothing mounts it
+    # on the network of the host, the pod's own account is asked for by name
+    assert pod.get("hostNetwork", False) == ("hostNetworkPodKSA" in volume["csi"]["volumeAttributes"])
 
 
 @pytest.mark.parametrize(
@@ -286,6 +369,9 @@ def test_the_skypilot_example_has_the_form_of_a_task():
     }
     text = {"type": "string"}
     properties = {**dict.fromkeys(("name", "workdir", "setup", "run"), text), "num_nodes": {"type": "integer"}}
+    mount = {"source": text, "mode": {"enum": ["MOUNT", "COPY", "MOUNT_CACHED"]}}
+    mount = {"type": "object", "additionalProperties": False, "properties": mount}
+    properties["file_mounts"] = {"type": "object", "additionalProperties": mount}
     properties["envs"] = {"type": "object", "additionalProperties": {"type": ["string", "null"]}}
     properties["resources"] = {"type": "object", "additionalProperties": False, "properties": resources}
     task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())

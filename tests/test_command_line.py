@@ -67,7 +67,7 @@ def test_a_field_is_set_by_its_path(base, options, expected):
 def test_the_run_folder_and_steps_to_profile_can_be_named(base):
     chosen = command_line.train([base, "--workdir", "a/b", "--profile", "2:3"])
     assert chosen == Training(BASE, Path("a/b"), "2:3")
-    with pytest.raises(InputError, match="mount a bucket"):
+    with pytest.raises(InputError, match="mounts a bucket"):
         command_line.train([base, "--workdir", "gs://bucket/run"])
 
 

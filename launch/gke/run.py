@@ -1,9 +1,13 @@
-"""Runs a command on Google Kubernetes Engine: renders a JobSet, and gives it to kubectl.
+r"""Runs a command on Google Kubernetes Engine: renders a JobSet, and gives it to kubectl.
 
-python3 launch/gke/run.py --name NAME --image IMAGE --tpu v5p:4x4x4 train configs/llama_8b.py --workdir gs://BUCKET/RUN
-python3 launch/gke/run.py --name NAME --image IMAGE --gpu h100 --nodes 4 train configs/llama_1b.py --workdir gs://BUCKET/RUN
+python3 launch/gke/run.py --name NAME --image IMAGE --bucket BUCKET --tpu v5p:4x4x4 \
+    train configs/llama_8b.py --workdir /bucket/RUN
+python3 launch/gke/run.py --name NAME --image IMAGE --bucket BUCKET --gpu h100 --nodes 4 \
+    train configs/llama_1b.py --workdir /bucket/RUN
 
 --slices N runs on several TPU slices; --spot on spot capacity; --dry-run prints the manifest instead of applying it.
+All pods mount BUCKET as the folder /bucket; BUILD.md says what the cluster and the bucket need for that, and
+--service-account names the one of Kubernetes that may use it (if not given: default).
 IMAGE is made by `docker build --file launch/Dockerfile --build-arg EXTRAS=tpu,buckets .` (or `cuda,buckets`).
 
 The cluster needs JobSet (jobset.sigs.k8s.io) and node pools of that kind, or auto-provisioning for them; the job makes
@@ -51,6 +55,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", required=True)
     parser.add_argument("--image", required=True)
+    parser.add_argument("--bucket", required=True)
+    parser.add_argument("--service-account", default="default")
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--tpu", metavar="CHIP:TOPOLOGY")
     kind.add_argument("--gpu", choices=GPUS)
@@ -63,9 +69,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if not re.fullmatch(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", chosen.name):
         fail(f"--name {chosen.name}: at most 40 small letters, digits and dashes, from a letter on")
     if not chosen.command:
-        fail("which command? for example: train configs/llama_8b.py --workdir gs://BUCKET/RUN")
-    if chosen.command[0] == "train" and not re.search(r" --workdir[ =]gs://", " ".join(chosen.command)):
-        fail("train needs --workdir gs://BUCKET/RUN: all hosts write to it, and it must outlive the pods")
+        fail("which command? for example: train configs/llama_8b.py --workdir /bucket/RUN")
+    if chosen.command[0] == "train" and not re.search(r" --workdir[ =]/bucket/", " ".join(chosen.command)):
+        fail("train needs --workdir /bucket/RUN: all hosts write to it, and it must outlive the pods")
     return chosen
 
 
@@ -74,6 +80,8 @@ def render(chosen: argparse.Namespace) -> str:
     values = {
         "name": chosen.name,
         "image": json.dumps(chosen.image),
+        "bucket": json.dumps(chosen.bucket),
+        "account": json.dumps(chosen.service_account),
         "command": json.dumps([word.replace("$(", "$$(") for word in chosen.command]),  # as Kubernetes quotes
         "spot": 'cloud.google.com/gke-spot: "true"' if chosen.spot else "{}",
     }

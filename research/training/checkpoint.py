@@ -18,7 +18,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 import xxhash
-from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import CheckpointManager as Manager
 from orbax.checkpoint import checkpoint_managers as policies
@@ -108,11 +107,11 @@ class _Hashed(ocp.StandardCheckpointHandler):
 
     async def async_save(self, directory: Any, *arguments: Any, **settings: Any) -> list[ocp.future.Future]:
         futures = await super().async_save(directory, *arguments, **settings)
-        folder = directory if isinstance(directory, epath.Path) else directory.path
+        folder = Path(getattr(directory, "path", directory))  # one that Orbax is making, or one that is there
         return [ocp.future.ChainedFuture(futures, lambda: _write_hashes(folder))]
 
 
-def _write_hashes(folder: epath.Path) -> None:
+def _write_hashes(folder: Path) -> None:
     process = jax.process_index()
     store = _open(folder / f"ocdbt.process_{process}")
     chunks = _hashes(store, store.list().result())
@@ -128,7 +127,7 @@ def _restore(run: Path, step: int | None, items: dict[str, Any]) -> list[Any]:
     if step is not None and step not in there:
         raise InputError(f"{run} has no checkpoint of step {step}; it has {there}")
     step = there[-1] if step is None else step
-    folder = epath.Path((run / FOLDER / str(step)).absolute())
+    folder = (run / FOLDER / str(step)).absolute()
     earlier = [other for other in there if other < step]
     advice = f"delete {folder} to go on from step {earlier[-1]}" if earlier else "there is no earlier one"
     for item in items:
@@ -145,7 +144,7 @@ def _restore(run: Path, step: int | None, items: dict[str, Any]) -> list[Any]:
         ) from error
 
 
-def _damaged(folder: epath.Path) -> str:
+def _damaged(folder: Path) -> str:
     """What is wrong with the stored arrays of an item; "" if nothing is. Each process looks at its share of them."""
     try:
         chunks: dict[str, str] = {}
@@ -172,10 +171,8 @@ def _everywhere(found: str) -> str:
     return found
 
 
-def _open(folder: epath.Path) -> tensorstore.KvStore:
-    path = str(folder)
-    base = f"{path}/" if "://" in path else {"driver": "file", "path": f"{path}/"}
-    return tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
+def _open(folder: Path) -> tensorstore.KvStore:
+    return tensorstore.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}).result()
 
 
 def _hashes(store: tensorstore.KvStore, keys: list[bytes]) -> dict[str, str]:
@@ -195,7 +192,7 @@ def _array(chunk: str) -> str:
     return chunk.rpartition("/")[0]
 
 
-def _file_hash(path: epath.Path) -> str:
+def _file_hash(path: Path) -> str:
     return xxhash.xxh3_64_hexdigest(path.read_bytes())
 
 

@@ -74,6 +74,13 @@ class Log:
         elif record["kind"] == "tasks":
             self.print(f"step {record['step']:,}: {_listed(record['scores'])}")
 
+    def store(self) -> None:
+        """What was recorded lasts, as it must when a checkpoint is saved: a mounted bucket may lose what was written to
+        a file that is not yet closed."""
+        if self.file:
+            self.file.close()
+            self.file = _appending(Path(self.file.name))
+
     def _show(self, record: dict[str, Any]) -> None:
         step = record["step"]
         speed = f"{record['tokens_per_second']:,.0f} tokens/s, MFU {record['mfu']:.1%}"
@@ -100,6 +107,10 @@ def read(path: Path) -> list[dict[str, Any]]:
 def _reopened(path: Path, start: int) -> TextIO:
     kept = [record for record in read(path) if record["step"] <= start]
     path.write_text("".join(json.dumps(record) + "\n" for record in kept))
+    return _appending(path)
+
+
+def _appending(path: Path) -> TextIO:
     return path.open("a")
 
 

@@ -100,6 +100,7 @@ def take_steps(
                     look(done, run.params)
             if save:
                 with clock.on("saving"):
+                    log.store()
                     checkpoint.save(checkpoints, run, None if losses is None else float(np.mean(list(losses.values()))))
             if stop is not None:
                 with clock.on("saving"):

@@ -11,7 +11,9 @@ report.html       all of this on one page
 
 import json
 import platform
+import shutil
 import subprocess
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,8 @@ FREE = ("schedule.steps", "mesh", "checkpoint", "evaluation", "logging", "data.w
 
 
 def claim(folder: Path, experiment: Experiment, tokenizer: Tokenizer) -> None:
-    """Makes the folder, or checks that it holds the same experiment. Raises InputError, naming what differs, if not."""
+    """Makes the folder, or checks that it holds the same experiment. Raises InputError, naming what differs, if not, or
+    if no checkpoint could be saved there."""
     path = folder / "experiment.json"
     if path.exists():
         changed = _differences(config.to_dict(config.load(path)), config.to_dict(experiment))
@@ -40,6 +43,7 @@ def claim(folder: Path, experiment: Experiment, tokenizer: Tokenizer) -> None:
                 + "\n  ".join(changed)
             )
     folder.mkdir(parents=True, exist_ok=True)
+    _check_renames(folder)
     tokenizer.save(folder / "tokenizer")
     config.save(experiment, path, **_facts())
 
@@ -51,6 +55,23 @@ def check_shared(folder: Path) -> None:
     multihost_utils.sync_global_devices("run folder")
     if not (folder / "experiment.json").exists():
         raise InputError(f"{folder.absolute()} of process {jax.process_index()} is not that of process 0; share a disk")
+
+
+def _check_renames(folder: Path) -> None:
+    """A checkpoint becomes visible when its folder is renamed, which not every mounted bucket can do."""
+    before = Path(tempfile.mkdtemp(prefix=".renaming-", dir=folder))
+    after = before.with_suffix(".renamed")
+    try:
+        (before / "file").touch()
+        before.rename(after)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: no checkpoint could be saved there, for a folder cannot be renamed: {error}. If it is in a "
+            "bucket: those of Google Cloud Storage with hierarchical namespace can"
+        ) from error
+    finally:
+        for left in (before, after):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
