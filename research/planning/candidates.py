@@ -47,18 +47,19 @@ def alternatives(experiment: Experiment, topology: Topology, compiled: Compiled,
 
 def _variants(experiment: Experiment, topology: Topology) -> Iterator[Experiment]:
     chips, rows = topology.chips, experiment.data.batch
-    model = experiment.model
+    model, lengths = experiment.model, [experiment.data.length, experiment.data.source_length or 0]
     tensors = [
         size for size in (1, 2, 4, 8) if not any(s % size for s in (model.heads, model.mlp_width, model.vocabulary))
     ]
-    for tensor in tensors:
-        if chips % tensor or math.prod(topology.shape) % tensor:
+    for tensor, context in itertools.product(tensors, (1, 2, 4, 8)):
+        inner = tensor * context
+        if math.prod(topology.shape) % inner or any(length % inner for length in lengths):
             continue
-        for fsdp in _divisors(math.prod(topology.shape) // tensor):
-            data = chips // tensor // fsdp
+        for fsdp in _divisors(math.prod(topology.shape) // inner):
+            data = chips // inner // fsdp
             if model.width % fsdp or rows % (data * fsdp):
                 continue
-            mesh = replace(experiment.mesh, data=data, fsdp=fsdp, tensor=tensor, context=1)
+            mesh = replace(experiment.mesh, data=data, fsdp=fsdp, tensor=tensor, context=context)
             share = rows // (data * fsdp)
             for remat, micro in itertools.product(REMATS, (m for m in _divisors(share) if m <= 16)):
                 yield replace(
@@ -75,7 +76,7 @@ def rough(experiment: Experiment, topology: Topology, parameters: int) -> Rough:
     chip, width = topology.chip, 2 if step.compute == "bfloat16" else 4
     shard = mesh.fsdp * mesh.tensor
     micro = data.batch // step.accumulation // (mesh.data * mesh.fsdp)
-    tokens = micro * data.length
+    tokens = micro * data.length // mesh.context
     layers = model.depth + model.encoder_depth
     kept = {remat: tokens * _kept(model, data.length, remat, mesh.tensor) for remat in REMATS}
     logits = 2 * 4 * min(tokens, step.loss_chunk) * model.vocabulary / mesh.tensor
@@ -92,10 +93,12 @@ def rough(experiment: Experiment, topology: Topology, parameters: int) -> Rough:
     speed = chip.link * LINK_SHARE * max(1, 2 * chip.dimensions)
     passes = 3 if model.remat == "full" else 2
     weights = step.accumulation * parameters / mesh.tensor * width * (passes + 1) * (mesh.fsdp - 1) / mesh.fsdp
-    sums = step.accumulation * 4 * parameters / shard * 2 * (mesh.data > 1)
+    sums = step.accumulation * 4 * parameters / shard * 2 * (mesh.data * mesh.context > 1)
+    keys = 2 * model.kv_heads * model.head_width / mesh.tensor * width * tokens * (mesh.context - 1)
+    gathers = step.accumulation * layers * passes * keys
     stream = step.accumulation * layers * 4 * passes * tokens * model.width * width * (mesh.tensor > 1)
     across = 4 * parameters / shard * 2 / chip.network * (topology.slices > 1)
-    return Rough(state, temporary, work / 0.7 + scores + (weights + sums + stream) / speed + across)
+    return Rough(state, temporary, work / 0.7 + scores + (weights + sums + gathers + stream) / speed + across)
 
 
 def _kept(model: Model, length: int, remat: str, tensor: int) -> float:

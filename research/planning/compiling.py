@@ -83,12 +83,12 @@ def compile(experiment: Experiment, topology: Topology) -> Compiled:
 
 
 def _environment(topology: Topology) -> dict[str, str]:
-    flags = "" if topology.tpu else f"--xla_force_host_platform_device_count={topology.chips}"
+    devices = "" if topology.tpu else f"--xla_force_host_platform_device_count={topology.chips}"
     return {
         **os.environ,
         **(xla_flags.environment(topology.chip.name, os.environ) if topology.tpu else {}),
+        **xla_flags.environment("cpu", {"XLA_FLAGS": devices}),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": flags,
         "TPU_SKIP_MDS_QUERY": "1",  # else libtpu asks the cloud's metadata server which TPU this is
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # compiling needs no TPU that another process could hold
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
@@ -142,7 +142,8 @@ def _compile(experiment: Experiment, topology: Topology) -> Compiled:
     stats = compiled.memory_analysis()
     arguments, outputs = stats.argument_size_in_bytes, stats.output_size_in_bytes - stats.alias_size_in_bytes
     temporary = stats.temp_size_in_bytes + max(0, outputs) + stats.generated_code_size_in_bytes
-    work = counting.count(hlo.parse(compiled.as_text()), topology.chips)
+    slices = topology.slices if topology.tpu else 1  # of a TPU, each has the program of its own devices
+    work = counting.count(hlo.parse(compiled.as_text()), topology.chips // slices, slices)
     return Compiled(
         **known,
         temporary=temporary,

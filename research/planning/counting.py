@@ -5,6 +5,7 @@ matrix products and convolutions. Bytes of memory are what each instruction that
 writes in the large memory; of a stacked array of which it takes or changes one slice, that slice.
 """
 
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from research.planning.hlo import Computation, Instruction, Program, Shape
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all"}
-FREE |= {"copy-done", "partition-id", "replica-id", "iota", "opt-barrier", "async-done", "async-update"}
+FREE |= {"copy-done", "partition-id", "replica-id", "iota", "opt-barrier", "async-done", "async-update", "send", "recv"}
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,9 @@ class Work:
         return sum(piece.bytes * piece.times for piece in self.pieces)
 
 
-def count(program: Program, devices: int) -> Work:
-    """Of one run of the program, compiled for so many devices."""
+def count(program: Program, devices: int, slices: int = 1) -> Work:
+    """Of one run of the program, compiled for so many devices in each of so many slices of a TPU. Its devices are those
+    of one slice, and slices send each other what all of them reduce or gather."""
     pieces, collectives = [], []
     for computation, instruction, times in _kernels(program, program.computations[program.entry], 1.0):
         flops = 0.0
@@ -70,6 +72,8 @@ def count(program: Program, devices: int) -> Work:
             kind = each.opcode.removesuffix("-start")
             if kind in COLLECTIVES:
                 collectives.append(_collective(around, each, kind, times, fused, devices))
+            elif each.opcode == "send" and (sent := _between(around, each, times, devices, slices)):
+                collectives.append(sent)
         if instruction.opcode in FREE or instruction.opcode.endswith("-done"):
             continue
         estimated = re.search(r'"estimated_cycles":"(\d+)"', instruction.attributes)
@@ -91,7 +95,7 @@ def _kernels(
         yield computation, instruction, times
         loop = instruction.opcode == "while"
         for name in _called(instruction):
-            often = times * (hlo.trip_count(program, instruction) if loop else 1)
+            often = times * (hlo.trip_count(program, computation, instruction) if loop else 1)
             yield from _kernels(program, program.computations[name], often)
 
 
@@ -167,6 +171,36 @@ def _collective(
         kind = "reduce-scatter"
     whole = given * members.shape[1] if kind in ("all-gather", "all-to-all") else given
     return Collective(kind, whole, members, times, overlapped)
+
+
+def _between(computation: Computation, send: Instruction, times: float, devices: int, slices: int) -> Collective | None:
+    """What slices do together, of which a program has the sending and the receiving; None for what goes to a host. It
+    is over when its result arrives."""
+    found = re.search(r'_xla_megascale_transfer_type="(\w+)"', send.attributes)
+    if found is None:
+        return None
+    kind, given = found.group(1).lower().replace("_", "-"), send.shapes[0].bytes
+    members = np.arange(devices * slices).reshape(slices, devices).T
+    if kind not in COLLECTIVES:
+        kind, members = "collective-permute", members[:, :2]
+    whole = given * slices if kind in ("all-gather", "all-to-all") else given
+    return Collective(kind, whole, members, times, _meanwhile(computation, send))
+
+
+def _meanwhile(computation: Computation, send: Instruction) -> bool:
+    """Whether anything runs between a `send` and the arrival of what comes back for it."""
+    meeting = re.search(r'_xla_host_transfer_rendezvous="([^"]*)"', send.attributes)
+    back = next(
+        (
+            each.name
+            for each in computation.values()
+            if each.opcode == "recv" and meeting and meeting.group(0) in each.attributes
+        ),
+        None,
+    )
+    after = itertools.dropwhile(lambda each: each is not send, computation.values())
+    between = itertools.takewhile(lambda each: each.opcode != "recv-done" or back not in each.operands, after)
+    return any(each.opcode not in FREE and not each.opcode.endswith("-done") for each in between)
 
 
 def _moved(program: Program, computation: Computation, instruction: Instruction) -> float:

@@ -124,20 +124,32 @@ def _closing(text: str, opening: int) -> int:
     raise ValueError(f"no closing parenthesis in {text[opening : opening + 80]!r}")
 
 
-def trip_count(program: Program, loop: Instruction) -> int:
-    """How often the body of a `while` runs: as the compiler notes it, else the constant that its condition compares the
-    counter with, by what its body adds to that. Counters begin with 0. 1 where there is no such constant."""
+def trip_count(program: Program, around: Computation, loop: Instruction) -> int:
+    """How often the body of a `while` in the computation `around` runs: as the compiler notes it, else from where its
+    counter begins to the constant that its condition compares that with, by what its body adds. 1 where there is no
+    such constant."""
     if noted := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(noted.group(1))
     condition = program.computations[loop.called("condition") or ""]
     constants = [each.arguments for each in condition.values() if each.opcode == "constant"]
     bound = max((int(each) for each in constants if each.isdigit()), default=1)
     counters = [each for each in condition.values() if each.opcode == "get-tuple-element"]
-    places = [re.search(r"index=(\d+)", each.attributes) for each in counters]
-    added = max(
-        (_added(program.computations[loop.called("body") or ""], int(p.group(1))) for p in places if p), default=1
-    )
-    return -(-bound // added)
+    found = [re.search(r"index=(\d+)", each.attributes) for each in counters]
+    places = [int(each.group(1)) for each in found if each]
+    added = max((_added(program.computations[loop.called("body") or ""], place) for place in places), default=1)
+    begin = max((_begin(around, loop, place) for place in places), default=0)
+    return -(-(bound - begin) // added)
+
+
+def _begin(around: Computation, loop: Instruction, place: int) -> int:
+    """Where the counter of a loop begins; not with 0 if the compiler has taken its first turn out of it."""
+    carried = around[loop.operands[0]]
+    if carried.opcode != "tuple":
+        return 0
+    first = around[carried.operands[place]]
+    while first.opcode == "copy":
+        first = around[first.operands[0]]
+    return int(first.arguments) if first.opcode == "constant" else 0
 
 
 def _added(body: Computation, place: int) -> int:

@@ -79,12 +79,39 @@ def test_a_loop_that_counts_in_twos_runs_half_as_often():
   ROOT %less = pred[] compare(%j, %eight), direction=LT
 }
 
-ENTRY %main (a: (s32[], f32[4,4])) -> (s32[], f32[4,4]) {
-  %a = (s32[], f32[4,4]{1,0}) parameter(0)
-  ROOT %w = (s32[], f32[4,4]{1,0}) while(%a), condition=%condition, body=%body
+ENTRY %main (a: f32[4,4]) -> (s32[], f32[4,4]) {
+  %a = f32[4,4]{1,0} parameter(0)
+  %zero = s32[] constant(BEGIN)
+  %first = s32[] copy(%zero)
+  %carried = (s32[], f32[4,4]{1,0}) tuple(%first, %a)
+  ROOT %w = (s32[], f32[4,4]{1,0}) while(%carried), condition=%condition, body=%body
 }
 """
-    assert counting.count(hlo.parse(text), 1).flops == 4 * 2 * 4**3
+    for begin, turns in ((0, 4), (2, 3)):  # a turn that the compiler has taken out comes before the loop
+        program = hlo.parse(text.replace("BEGIN", str(begin)))
+        assert counting.count(program, 1).flops == turns * 2 * 4**3
+
+
+def test_what_slices_of_a_tpu_do_together_is_read_in_what_they_send():
+    """Its compiler gives the program of one slice, in which that is neither an all-reduce nor inside a group."""
+    attributes = '_xla_host_transfer_rendezvous="sum_0",_xla_megascale_transfer_type="ALL_REDUCE"'
+    text = f"""HloModule m
+
+ENTRY %main (p: bf16[4,8]) -> bf16[4,8] {{
+  %p = bf16[4,8]{{1,0}} parameter(0)
+  %t = token[] after-all()
+  %send.1 = (bf16[4,8]{{1,0}}, u32[], token[]) send(%p, %t), frontend_attributes={{{attributes}}}
+  %recv.1 = (bf16[4,8]{{1,0}}, u32[], token[]) recv(%t), frontend_attributes={{{attributes}}}
+  BETWEEN
+  %send-done.1 = token[] send-done(%send.1)
+  %recv-done.1 = (bf16[4,8]{{1,0}}, token[]) recv-done(%recv.1)
+  ROOT %r = bf16[4,8]{{1,0}} get-tuple-element(%recv-done.1), index=0
+}}
+"""
+    for between, overlapped in (("", False), ("%n = bf16[4,8]{1,0} negate(%p)", True)):
+        (sent,) = counting.count(hlo.parse(text.replace("BETWEEN", between)), 4, 2).collectives
+        assert (sent.kind, sent.bytes, sent.overlapped) == ("all-reduce", 64, overlapped)
+        np.testing.assert_array_equal(sent.members, [[0, 4], [1, 5], [2, 6], [3, 7]])
 
 
 @pytest.mark.parametrize(

@@ -126,9 +126,19 @@ def test_alternatives_compute_the_same_and_fit_the_mesh():
     for other in others:
         kept = dataclasses.replace(other, mesh=experiment.mesh, step=experiment.step, model=experiment.model)
         assert kept == experiment
-        assert other.mesh.data * other.mesh.fsdp * other.mesh.tensor == 8
+        assert other.mesh.data * other.mesh.fsdp * other.mesh.tensor * other.mesh.context == 8
         assert 16 % (other.step.accumulation * other.mesh.data * other.mesh.fsdp) == 0
     assert {other.mesh.tensor for other in others} == {1, 2}  # two heads
+
+
+def test_one_long_row_is_split_along_its_length():
+    """Where there are fewer rows than chips, and heads."""
+    experiment = dataclasses.replace(resolved(SMALL), data=Data(length=1024, batch=2), mesh=Mesh(data=2, context=4))
+    small = dataclasses.replace(fake(experiment, H100S), temporary=1e6)
+    others = candidates.alternatives(experiment, H100S, small, 1000)
+    assert {(o.mesh.tensor, o.mesh.context) for o in others} == {(1, 4), (1, 8), (2, 2), (2, 4)}
+    for other in others:
+        sharding.check_batch(sharding.layout(other.mesh, other.model), other)
 
 
 def test_a_mesh_that_does_not_fit_the_topology_is_told():
@@ -152,18 +162,29 @@ def test_an_axis_may_be_shorter_than_any_dimension_of_the_torus(monkeypatch):
 
 
 @needs_tpu_compiler
-def test_the_step_compiles_for_a_tpu_that_is_not_there():
-    topology = chips.topology("v5e:2x2", 1)
+@pytest.mark.parametrize("slices", [1, 2])
+def test_the_step_compiles_for_a_tpu_that_is_not_there(slices):
+    topology = chips.topology("v5e:2x2", slices)
     tiny = Experiment(
         model=Model(vocabulary=256, width=128, depth=3, heads=1, mlp_width=128, tied=True),
         objectives=(Masked(),),
-        data=Data(length=128, batch=4),
-        mesh=Mesh(data=1, fsdp=-1),
+        data=Data(length=128, batch=4 * slices),
+        mesh=Mesh(data=slices, fsdp=-1),
         step=Step(compute="bfloat16"),
     )
     tried = report.Tried(resolved(tiny), topology, compiling.compile(resolved(tiny), topology))
     assert tried.fits and tried.compiled.refused == ""
     assert tried.compiled.flops == pytest.approx(tried.model_flops, rel=0.05)  # the loop over layers counts thrice
-    assert {each.axes for each in tried.compiled.traffic} == {("fsdp",)}
     times = roofline.times(tried.compiled, topology)
     assert times.products < times.local < times.step < 0.1
+    inside = [each for each in tried.compiled.traffic if each.slices == 1]
+    between = [each for each in tried.compiled.traffic if each.slices > 1]
+    assert {each.axes for each in inside} == {("fsdp",)}
+    if slices == 1:
+        assert not between and times.network == 0
+        return
+    # every chip sums its quarter of the gradients, of 2 or 4 bytes, with the same chip of the other slice
+    assert {(each.kind, each.axes, each.inside, each.slices) for each in between} == {("all-reduce", ("data",), 1, 2)}
+    quarter = tried.compiled.count / 4
+    assert 2 * quarter < sum(each.bytes * each.times for each in between) < 4.4 * quarter
+    assert 0 < times.network < times.step
