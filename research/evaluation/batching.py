@@ -1,37 +1,32 @@
-"""Which examples go together: those with the same beginning share it, those of about the same size share a shape."""
+"""Which examples are computed together: rows of few shapes in which little is padding and nothing is computed twice."""
 
-import functools
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from research.objectives import Example
 
-SHORTEST = 4  # places: a common beginning of fewer is not worth a pass of its own
-MOST = 64  # examples that share a beginning; more are several groups
-GRAIN = 8  # sizes of whole rows and of beginnings are multiples of it, so that tasks meet the same shapes
-REST_GRAIN = 2  # what follows a beginning is short: rounding it to GRAIN would double the work
-SHAPES = 4  # of single examples, of beginnings, and of what follows the beginnings of one size
-PASS = 128  # places whose computation takes as long as reading the parameters once more
-
-T = TypeVar("T")
+GRAIN = 8  # lengths of rows are multiples of it
+ROW = 256  # places: longer rows hold little more, and a query computes as many keys
+ALIKE = 2048  # places whose keys take a query as long as all that does not depend on the length of its row
+CHUNK = 1024  # groups that are packed together
 
 
 class Group(NamedTuple):
-    """Examples with the same beginning, or a single one."""
+    """Examples with the same beginning, which a row has once: its trunk, then what each has of its own. In an
+    encoder-decoder: with the same source."""
 
     members: tuple[int, ...]
-    shared: int  # places of the decoder that are the same for all, before any that is scored
-    first: int  # the first place of each member that is computed for itself
+    shared: int  # places of the trunk
 
 
 class Shape(NamedTuple):
     """Sizes of a row."""
 
     source: int  # places of the source side
-    length: int  # places that are computed
+    length: int
     scored: int  # places that are scored
 
     @property
@@ -39,215 +34,131 @@ class Shape(NamedTuple):
         return self.source + self.length
 
 
-class Singles(NamedTuple):
-    """Rows that are computed as a whole; None fills up."""
+class Step(NamedTuple):
+    """A batch. A row without groups fills up."""
 
     shape: Shape
-    rows: list[int | None]
-
-
-class Beginnings(NamedTuple):
-    """A beginning a row; the parts of a batch, one for each device, one after the other."""
-
-    size: int
-    rows: list[Group | None]
-
-
-class Rest(NamedTuple):
-    """A row that continues a beginning."""
-
-    example: int
-    owner: int  # row of its beginning, within its part of the batch
-    first: int  # place from which on it is computed
-
-
-class Rests(NamedTuple):
-    """Rows that continue the last `Beginnings`, whose size is given once more."""
-
-    size: int
-    shape: Shape
-    rows: list[Rest | None]
-
-
-Step = Singles | Beginnings | Rests
+    rows: list[list[Group]]
 
 
 def cost(step: Step) -> int:
     """Places that are computed."""
-    return len(step.rows) * (step.size if isinstance(step, Beginnings) else step.shape.computed)
+    return len(step.rows) * step.shape.computed
 
 
-def plan(examples: Sequence[Example], budget: int, parts: int) -> list[Step]:
-    """The batches in which all examples are computed, of few shapes.
+def plan(examples: Sequence[Example], budget: int, parts: int, branching: bool = True) -> list[Step]:
+    """The batches in which all examples are computed.
 
     Args:
       examples: with sources, or without.
       budget: places that a batch holds.
-      parts: into how many a batch is split (over devices); what continues a beginning is in the same part.
+      parts: into how many a batch is split (over devices).
+      branching: whether examples of one row may have a trunk in common.
     """
-    found = groups(examples)
-    singles = [group.members[0] for group in found if len(group.members) == 1]
-    price = budget // 8  # places that a shape more must save, since it is compiled
-    shapes = [_whole(examples[number]) for number in singles]
-    steps: list[Step] = []
-    for shape, members in classes(shapes, SHAPES, GRAIN, price):
-        rows = [singles[member] for member in members]
-        steps += [Singles(shape, part) for part in _even(rows, budget // shape.computed, parts)]
-    several = [group for group in found if len(group.members) > 1]
-    sizes = [Shape(0, _beginning_size(group, examples), 0) for group in several]
-    for shape, members in classes(sizes, SHAPES, GRAIN, price):
-        steps += _with_beginnings(shape.length, [several[member] for member in members], examples, budget, parts)
+    lengths = [len(example.tokens) for example in examples]
+    sources = [0 if example.source is None else len(example.source) for example in examples]
+    classes: dict[int, list[Group]] = defaultdict(list)  # by the power of two that holds the longest member
+    for group in groups(examples, branching):
+        longest = max(max(lengths[member], sources[member]) for member in group.members)
+        classes[max(ROW, 1 << (longest - 1).bit_length())].append(group)
+    steps = []
+    for size, several in sorted(classes.items(), reverse=True):
+        packed = [_packed(several, lengths, sources, length) for length in _lengths(size, several, lengths, sources)]
+        (source, length), rows = min(packed, key=_price)
+        scored = [
+            sum(int((examples[member].weights > 0).sum()) for group in row for member in group.members) for row in rows
+        ]
+        shape = Shape(source, length, _rounded(max(scored)))
+        steps += [Step(shape, part) for part in _even(rows, budget // shape.computed, parts)]
     return steps
 
 
-def _with_beginnings(
-    size: int, several: Sequence[Group], examples: Sequence[Example], budget: int, parts: int
-) -> list[Step]:
-    """The groups whose beginnings share a size, and all that follows them."""
-    batches = list(_even(several, budget // size, parts))
-    rows = [list(_rests(batch, parts)) for batch in batches]
-    flat = [(number, part, rest) for number, batch in enumerate(rows) for part, rest in batch]
-    steps: list[list[Step]] = [[Beginnings(size, batch)] for batch in batches]
-    shapes = [_rest_shape(examples[rest.example], rest.first) for *_, rest in flat]
-    for shape, members in classes(shapes, SHAPES, REST_GRAIN, budget // 8):
-        queues: list[list[list[Rest]]] = [[[] for _ in range(parts)] for _ in batches]
-        for number, part, rest in map(flat.__getitem__, members):
-            queues[number][part].append(rest)
-        most = max(1, budget // (size + shape.computed) // parts)
-        rows_each = _rows_each([max(map(len, queue)) for queue in queues], shape.computed * parts, most)
-        for step, queue in zip(steps, queues, strict=True):
-            for start in range(0, max(map(len, queue)), rows_each):
-                step.append(Rests(size, shape, [rest for part in queue for rest in _filled(part, start, rows_each)]))
-    return [one for step in steps for one in step]
+def groups(examples: Sequence[Example], branching: bool = True) -> list[Group]:
+    """Every example is in one group."""
+    found: dict[tuple[bytes, ...], list[int]] = defaultdict(list)
+    trunks = [trunk(example) if branching else 0 for example in examples]
+    for number, (example, shared) in enumerate(zip(examples, trunks, strict=True)):
+        if example.source is not None:
+            found[(example.source.tobytes(),)].append(number)
+        elif shared:
+            found[example.tokens[:shared].tobytes(), example.levels[:shared].tobytes()].append(number)
+        else:
+            found[(b"", str(number).encode())].append(number)
+    return [Group(tuple(members), trunks[members[0]]) for members in found.values()]
 
 
-def _rests(batch: Sequence[Group | None], parts: int) -> Iterator[tuple[int, Rest]]:
-    """What follows the beginnings of a batch, with the part in which it is."""
-    each = len(batch) // parts
-    for number, group in enumerate(batch):
-        for member in group.members if group is not None else ():
-            yield number // each, Rest(member, number % each, group.first if group is not None else 0)
+def trunk(example: Example) -> int:
+    """How many places, up to the first scored one, can be computed without what is behind them."""
+    if example.source is not None:
+        return 0
+    through = int(np.argmax(example.weights > 0)) + 1
+    seen = np.searchsorted(example.levels, example.levels[through - 1], side="right")
+    return through if seen == through else 0
 
 
-def _rows_each(counts: Sequence[int], computed: int, most: int) -> int:
-    """The number of rows, the same in every batch, with which so many are computed soonest."""
-
-    def price(rows: int) -> int:
-        return sum(-(-count // rows) for count in counts) * (rows * computed + PASS)
-
-    return min(range(1, min(most, max(counts)) + 1), key=price)
-
-
-def _filled(rows: Sequence[T], start: int, count: int) -> list[T | None]:
-    some: list[T | None] = list(rows[start : start + count])
-    return some + [None] * (count - len(some))
+def _lengths(size: int, several: Sequence[Group], lengths: Sequence[int], sources: Sequence[int]) -> set[int]:
+    """Lengths that rows may have: of the longest example, of all of them, or such that many short ones fill a row."""
+    members = [member for group in several for member in group.members]
+    longest = _rounded(max(max(lengths[member], sources[member]) for member in members))
+    total = _rounded(sum(lengths[member] + sources[member] for member in members))
+    return {longest, max(longest, min(total, size)), size, 2 * size}
 
 
-def _even(rows: Sequence[T], most: int, parts: int) -> Iterator[list[T | None]]:
+def _packed(
+    several: Sequence[Group], lengths: Sequence[int], sources: Sequence[int], most: int
+) -> tuple[tuple[int, int], list[list[Group]]]:
+    """Rows of at most `most` places on each side, first fit decreasing, and the sizes of both sides."""
+    cut = [part for group in several for part in _cut(group, lengths, most)]
+    sizes = np.array([(sources[g.members[0]], g.shared + _own(g, lengths)) for g in cut])
+    longest, total = sizes.max(axis=0), sizes.sum(axis=0)
+    # both sides are full at the same time
+    room = np.minimum(most, np.maximum(longest, -(-most * total // total.max())))
+    source, length = (_rounded(int(side)) for side in room)
+    rows: list[list[Group]] = []
+    for begin in range(0, len(cut), CHUNK):
+        chunk, opened = sizes[begin : begin + CHUNK], len(rows)
+        left = np.tile([source, length], (len(chunk), 1))
+        for number in np.argsort(-chunk.max(axis=1), kind="stable"):
+            row = int(np.argmax((left >= chunk[number]).all(axis=1)))
+            left[row] -= chunk[number]
+            if opened + row == len(rows):
+                rows.append([])
+            rows[opened + row].append(cut[begin + number])
+    return (source, length), rows
+
+
+def _cut(group: Group, lengths: Sequence[int], most: int) -> Iterator[Group]:
+    """A group as several that fit into a row."""
+    members: list[int] = []
+    used = group.shared
+    for member in group.members:
+        own = lengths[member] - group.shared
+        if members and used + own > most:
+            yield Group(tuple(members), group.shared)
+            members, used = [], group.shared
+        members.append(member)
+        used += own
+    yield Group(tuple(members), group.shared)
+
+
+def _own(group: Group, lengths: Sequence[int]) -> int:
+    return sum(lengths[member] - group.shared for member in group.members)
+
+
+def _price(packed: tuple[tuple[int, int], list[list[Group]]]) -> float:
+    (source, length), rows = packed
+    return len(rows) * (source + length) * (1 + (source + length) / ALIKE)
+
+
+def _rounded(size: int) -> int:
+    return -(-size // GRAIN) * GRAIN
+
+
+def _even(rows: Sequence[list[Group]], most: int, parts: int) -> Iterator[list[list[Group]]]:
     """Batches of the same number of rows, as even as possible."""
     most = max(1, most // parts) * parts
     count = -(-len(rows) // most)
     size = -(-len(rows) // count // parts) * parts
     for start in range(0, len(rows), size):
-        yield _filled(rows, start, size)
-
-
-def groups(examples: Sequence[Example]) -> list[Group]:
-    """Every example is in one group."""
-    by_beginning: dict[tuple[bytes, bytes], list[int]] = defaultdict(list)
-    singles = []
-    for number, example in enumerate(examples):
-        _, shared = _beginning(example)
-        if example.source is not None:
-            by_beginning[example.source.tobytes(), b""].append(number)
-        elif shared >= SHORTEST:
-            by_beginning[example.tokens[:shared].tobytes(), example.levels[:shared].tobytes()].append(number)
-        else:
-            singles.append(number)
-    out = [Group((number,), 0, 0) for number in singles]
-    for members in by_beginning.values():
-        first, shared = (0, 0) if examples[members[0]].source is not None else _beginning(examples[members[0]])
-        for start in range(0, len(members), MOST):
-            part = tuple(members[start : start + MOST])
-            out.append(Group(part, shared, first) if len(part) > 1 else Group(part, 0, 0))
-    return out
-
-
-def _beginning(example: Example) -> tuple[int, int]:
-    """The first scored place, and how many places from the start see nothing after them: the beginning that can be
-    computed alone. It includes the first scored place where those before see it, as in a prefix."""
-    first = int(np.argmax(example.weights > 0))
-    sees = ends(example.levels)
-    shared = first
-    while shared < len(sees) and sees[:shared].max(initial=0) > shared:
-        shared = int(sees[:shared].max())
-    return (first, shared) if shared <= first + 1 else (0, 0)
-
-
-def ends(levels: np.ndarray) -> np.ndarray:
-    """For each place, the end of the interval of places that it sees (its start is 0)."""
-    return np.searchsorted(levels, levels, side="right").astype(np.int32)
-
-
-def _beginning_size(group: Group, examples: Sequence[Example]) -> int:
-    source = examples[group.members[0]].source
-    return group.shared if source is None else len(source)
-
-
-def _whole(example: Example) -> Shape:
-    return Shape(0 if example.source is None else len(example.source), *_rest_shape(example, 0)[1:])
-
-
-def _rest_shape(example: Example, first: int) -> Shape:
-    return Shape(0, len(example.tokens) - first, int((example.weights > 0).sum()))
-
-
-def classes(shapes: Sequence[Shape], most: int, grain: int, price: int = 0) -> list[tuple[Shape, list[int]]]:
-    """Divides shapes into at most `most` classes, each with a shape that holds all of its members, such that the least
-    is computed in all; a class more must save at least `price` places. The largest class first."""
-    if not shapes:
-        return []
-    rounded = [_rounded(shape, grain) for shape in shapes]
-    counts: dict[Shape, int] = defaultdict(int)
-    for shape in rounded:
-        counts[shape] += 1
-    distinct = sorted(counts, key=lambda shape: shape.computed, reverse=True)
-    step = -(-len(distinct) // 64)  # classes are divided with this much care
-    bins = [distinct[start : start + step] for start in range(0, len(distinct), step)]
-    hull = functools.cache(lambda a, b: _hull([shape for one in bins[a:b] for shape in one]))
-    found = _cheapest([sum(map(counts.__getitem__, one)) for one in bins], lambda a, b: hull(a, b).computed, most)
-    _, cuts = min(enumerate(found), key=lambda pair: pair[1][0] + price * pair[0])[1]
-    where = {shape: number for number, (a, b) in enumerate(cuts) for one in bins[a:b] for shape in one}
-    members: list[list[int]] = [[] for _ in cuts]
-    for index, shape in enumerate(rounded):
-        members[where[shape]].append(index)
-    return [(_hull([rounded[index] for index in one]), one) for one in members]
-
-
-def _rounded(shape: Shape, grain: int) -> Shape:
-    source, length = (-(-size // grain) * grain for size in shape[:2])
-    return Shape(source, length, min(length, 1 << (shape.scored - 1).bit_length()) if shape.scored else 0)
-
-
-def _hull(shapes: Sequence[Shape]) -> Shape:
-    return Shape(*(max(sizes) for sizes in zip(*shapes, strict=True)))
-
-
-def _cheapest(
-    counts: list[int], size: Callable[[int, int], int], most: int
-) -> list[tuple[float, list[tuple[int, int]]]]:
-    """Cuts a sequence into at most 1, 2, … `most` runs [a, b) with the least sum of count times size; and that sum."""
-    n = len(counts)
-    before = np.concatenate([[0], np.cumsum(counts)])
-    best: dict[int, tuple[float, list[tuple[int, int]]]] = {0: (0.0, [])}
-    out = []
-    for _ in range(most):
-        following = dict(best)
-        for a, (price, cuts) in best.items():
-            for b in range(a + 1, n + 1):
-                new = price + float(before[b] - before[a]) * size(a, b)
-                if b not in following or new < following[b][0]:
-                    following[b] = (new, [*cuts, (a, b)])
-        best = following
-        out.append(best[n])
-    return out
+        some = list(rows[start : start + size])
+        yield some + [[] for _ in range(size - len(some))]

@@ -1,9 +1,9 @@
 """Log-probabilities of many requests at once.
 
-Examples are laid into a few static shapes, so that little is padding and nothing is compiled after the first batch of
-each. Where several have the same beginning (the options of one question), it is computed once, and its keys and values,
-or what an encoder made of it, are shared. Of the features only those at scored places meet the output layer, and a
-batch comes back to the host as one array, while the next one is already running.
+Examples are packed into rows of a few static shapes, so that little is padding and nothing is compiled after the first
+batch of each. Where several have the same beginning (the options of one question), a row has it once, as a trunk that
+every branch sees; the same holds for what an encoder reads. Of the features only those at scored places meet the output
+layer, and a batch comes back to the host as one array, while the next one is already running.
 """
 
 import functools
@@ -22,10 +22,11 @@ from research import config, models
 from research.data.tokenizers import Tokenizer
 from research.evaluation import batching
 from research.evaluation.asking import Asked, Manner, ask
-from research.evaluation.batching import Beginnings, Rests, Singles
+from research.evaluation.batching import Step
 from research.evaluation.requests import Scorable, Score
-from research.models import Cache, Params, Visible
-from research.objectives import Batch, Example, reading, row, stack
+from research.models import Params, Visible
+from research.objectives import Batch, Example, reading, stack
+from research.objectives import row as pack
 from research.training import sharding
 from research.training.sharding import Layout
 
@@ -138,21 +139,16 @@ def judge(
     ahead = 0 if on_cpu else 1  # batches under way while results are read; on CPUs, two would wait for the same cores
     banned = np.zeros(model.config.vocabulary, bool)
     banned[list(forbidden)] = True
-    steps = batching.plan(examples, budget, layout.extent("batch"))
+    branching = model.config.positions != "relative" and not model.config.window  # these count places of the row
+    causal = all(bool((np.diff(example.levels) > 0).all()) for example in examples)
+    steps = batching.plan(examples, budget, layout.extent("batch"), branching)
     whole, done = sum(map(batching.cost, steps)), 0
-    running: deque[tuple[Array, list[int | None], int]] = deque()
-    begun: Any = None
+    running: deque[tuple[Array, Step, int]] = deque()
     for step in steps:
-        done += batching.cost(step)
-        if isinstance(step, Beginnings):
-            begun = _begin(model.config, params, layout, step, examples)
-            continue
-        if isinstance(step, Rests):
-            output = _continue(model.config, params, layout, banned, begun, step, examples)
-            rows = [None if row is None else row.example for row in step.rows]
-        else:
-            output, rows = _single(model.config, params, layout, banned, step, examples), step.rows
-        running.append((output, rows, done))
+        read = _put(layout, _laid(step, examples))
+        with sharding.logical_rules(layout):
+            output = _score_rows(model.config, layout.replicated, causal, params, *read, banned)
+        running.append((output, step, done := done + batching.cost(step)))
         if len(running) > ahead:
             yield _finished(*running.popleft(), whole, examples)
     while running:
@@ -160,77 +156,61 @@ def judge(
 
 
 def _finished(
-    output: Float[Array, "rows scored 3"],
-    rows: Sequence[int | None],
-    done: int,
-    whole: int,
-    examples: Sequence[Example],
+    output: Float[Array, "rows scored 3"], step: Step, done: int, whole: int, examples: Sequence[Example]
 ) -> tuple[float, list[tuple[int, Judged]]]:
     """Waits for a batch, and gives each example its places."""
-    places = sharding.fetch(output)
     found = []
-    for of_row, number in zip(places, rows, strict=True):
-        if number is not None:
-            scored = of_row[: int((examples[number].weights > 0).sum())]
-            found.append((number, Judged(scored[:, 0], scored[:, 1] > 0, scored[:, 2] > 0)))
+    for of_row, row in zip(sharding.fetch(output), step.rows, strict=True):
+        begin = 0
+        for member in (member for group in row for member in group.members):
+            scored = of_row[begin : (begin := begin + int((examples[member].weights > 0).sum()))]
+            found.append((member, Judged(scored[:, 0], scored[:, 1] > 0, scored[:, 2] > 0)))
     return done / whole, found
 
 
-def _single(
-    config: config.Model,
-    params: Params,
-    layout: Layout,
-    banned: Bool[np.ndarray, " vocabulary"],
-    step: Singles,
-    examples: Sequence[Example],
-) -> Float[Array, "rows scored 3"]:
-    """Starts the computation of whole examples."""
-    shape, several = step.shape, [[] if number is None else [examples[number]] for number in step.rows]
-    batch = stack([row(each, shape.length, shape.source or None) for each in several])
-    spots = _spots([(0, each) for each in several], shape.scored)
-    with sharding.logical_rules(layout):
-        return _score_whole(config, layout.replicated, params, *_put(layout, (batch, spots)), banned)
+class Laid(NamedTuple):
+    """A batch as arrays. Intervals are [start, end), in numbers of the row."""
+
+    places: Int[np.ndarray, "rows 8 length"]  # token, position, the intervals that it sees: its own, trunk, source
+    spots: Int[np.ndarray, "rows 3 scored"]  # of what is scored: place, target, whether it is the first of its example
+    source: Batch | None
 
 
-def _begin(
-    config: config.Model, params: Params, layout: Layout, step: Beginnings, examples: Sequence[Example]
-) -> Cache | Float[Array, "rows source width"]:
-    """Starts the computation of beginnings: of a decoder's keys and values, or of what an encoder makes of sources."""
-    firsts = [None if group is None else examples[group.members[0]] for group in step.rows]
-    with sharding.logical_rules(layout):
-        if config.encoder_depth:
-            read = [[] if one is None or one.source is None else [reading(one.source, True)] for one in firsts]
-            return _encode(config, params, _put(layout, stack([row(each, step.size) for each in read])))
-        places = _nowhere(len(firsts), step.size, step.size)
-        for number, (group, one) in enumerate(zip(step.rows, firsts, strict=True)):
-            if group is not None and one is not None:
-                places[number, :, : group.shared] = _places(one)[:, : group.shared]
-        return _begin_decoding(config, params, _put(layout, places))
+def _laid(step: Step, examples: Sequence[Example]) -> Laid:
+    shape, order = step.shape, np.arange(step.shape.length)
+    places = np.zeros((len(step.rows), 8, shape.length), np.int32)
+    places[:, 2:4] = np.stack([order, order + 1])  # padding sees itself
+    places[:, 7] = 1
+    spots = np.zeros((len(step.rows), 3, shape.scored), np.int32)
+    sources = []
+    for row, place, spot in zip(step.rows, places, spots, strict=True):
+        at, scored, read = 0, 0, 0
+        for group in row:
+            first, shared, begin = examples[group.members[0]], group.shared, at
+            trunk = slice(begin, at := begin + shared)
+            place[:4, trunk] = _interval(first, 0, shared, begin)
+            for member in group.members:
+                one = examples[member]
+                own = slice(at, at := at + len(one.tokens) - shared)
+                place[:4, own] = _interval(one, shared, len(one.tokens), own.start)
+                place[4:6, own] = [[begin], [begin + shared]]
+                found = np.flatnonzero(one.weights > 0)
+                some = slice(scored, scored := scored + len(found))
+                spot[0, some] = found + np.where(found < shared, begin, own.start - shared)
+                spot[1, some] = one.targets[found]
+                spot[2, some.start] = 1
+            if first.source is not None:
+                place[6:, begin:at] = [[read], [read := read + len(first.source)]]
+        if shape.source:
+            read_by = [examples[group.members[0]].source for group in row]
+            sources.append(pack([reading(one, True) for one in read_by if one is not None], shape.source))
+    return Laid(places, spots, stack(sources) if sources else None)
 
 
-def _continue(
-    config: config.Model,
-    params: Params,
-    layout: Layout,
-    banned: Bool[np.ndarray, " vocabulary"],
-    begun: Cache | Float[Array, "beginnings source width"],
-    step: Rests,
-    examples: Sequence[Example],
-) -> Float[Array, "rows scored 3"]:
-    """Starts the computation of what follows beginnings."""
-    shape, parts = step.shape, layout.extent("batch")
-    several = [(0, []) if rest is None else (rest.first, [examples[rest.example]]) for rest in step.rows]
-    kept = 0 if config.encoder_depth else step.size
-    places = _nowhere(len(several), shape.length, kept + shape.length)
-    sources = np.ones(len(several), np.int32)
-    for number, (first, each) in enumerate(several):
-        for one in each:
-            places[number, :, : len(one.tokens) - first] = _places(one)[:, first:]
-            sources[number] = 1 if one.source is None else len(one.source)
-    owners = np.array([0 if rest is None else rest.owner for rest in step.rows], np.int32).reshape(parts, -1)
-    read = _put(layout, (owners, places, sources, _spots(several, shape.scored)))
-    with sharding.logical_rules(layout):
-        return _score_rest(config, layout.replicated, params, begun, *read, banned)
+def _interval(one: Example, begin: int, end: int, at: int) -> Int[np.ndarray, "4 places"]:
+    """Token, position and seen interval of some places of an example, which a row has from `at` on."""
+    seen = np.searchsorted(one.levels, one.levels[begin:end], side="right") - begin
+    return np.stack([one.tokens[begin:end], np.arange(begin, end), np.full(end - begin, at), at + seen])
 
 
 def _put(layout: Layout, arrays: Any) -> Any:
@@ -238,83 +218,23 @@ def _put(layout: Layout, arrays: Any) -> Any:
     return jax.device_put(arrays, layout.sharding(("batch",)))
 
 
-def _spots(several: Sequence[tuple[int, Sequence[Example]]], scored: int) -> Int[np.ndarray, "rows 3 scored"]:
-    """Of each scored place of a row: where it is, its target, whether it is the first one. A row has no or one example,
-    of which it shows what is behind a first place."""
-    spots = np.zeros((len(several), 3, scored), np.int32)
-    for number, (first, each) in enumerate(several):
-        for one in each:
-            places = np.flatnonzero(one.weights > 0)
-            spots[number, 0, : len(places)] = places - first
-            spots[number, 1, : len(places)] = one.targets[places]
-            spots[number, 2, 0] = 1
-    return spots
-
-
-def _places(example: Example) -> Int[np.ndarray, "3 length"]:
-    """Token, slot in the cache, end of what it sees."""
-    return np.stack([example.tokens, np.arange(len(example.tokens)), batching.ends(example.levels)])
-
-
-def _nowhere(rows: int, length: int, slots: int) -> Int[np.ndarray, "rows 3 length"]:
-    """As `_places`, of padding: its slot is outside of a cache of `slots`, so that it is kept nowhere."""
-    return np.tile(np.array([[0], [slots], [1]], np.int32), (rows, 1, length))
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _score_whole(
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _score_rows(
     config: config.Model,
     everywhere: NamedSharding,
+    causal: bool,
     params: Params,
-    batch: Batch,
+    places: Int[Array, "rows 8 length"],
     spots: Int[Array, "rows 3 scored"],
+    source: Batch | None,
     banned: Bool[Array, " vocabulary"],
 ) -> Float[Array, "rows scored 3"]:
-    judged = _judge(config, params, models.hidden(config, params, batch), spots, banned)
+    tokens, positions, *seen = jnp.moveaxis(places, 1, 0)
+    start, end, trunk_start, trunk_end, source_start, source_end = seen
+    read = None if source is None else (models.encode(config, params, source), Visible(source_start, source_end))
+    visible = Visible(start, end, (trunk_start, trunk_end), causal)
+    judged = _judge(config, params, models.features(config, params, tokens, positions, visible, read), spots, banned)
     return jax.lax.with_sharding_constraint(judged, everywhere)  # so that every process can read it
-
-
-_encode = jax.jit(models.encode, static_argnums=0)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _begin_decoding(config: config.Model, params: Params, places: Int[Array, "rows 3 length"]) -> Cache:
-    tokens, slots, end = jnp.moveaxis(places, 1, 0)
-    rows, size = tokens.shape
-    cache = models.empty_cache(config, rows, size, params["embedding"].dtype)
-    return models.decode(config, params, tokens, slots, Visible(jnp.zeros_like(end), end), cache)[1]
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _score_rest(
-    config: config.Model,
-    everywhere: NamedSharding,
-    params: Params,
-    begun: Cache | Float[Array, "beginnings source width"],
-    owners: Int[Array, "parts each"],
-    places: Int[Array, "rows 3 length"],
-    sources: Int[Array, " rows"],
-    spots: Int[Array, "rows 3 scored"],
-    banned: Bool[Array, " vocabulary"],
-) -> Float[Array, "rows scored 3"]:
-    tokens, slots, end = jnp.moveaxis(places, 1, 0)
-    rows, length = tokens.shape
-
-    def own(x: Array, axis: int) -> Array:
-        """The beginning of each row. Rows are in the same part of the batch as it, so nothing moves between devices."""
-        parts = x.reshape(*x.shape[:axis], len(owners), -1, *x.shape[axis + 1 :])
-        taken = jax.vmap(lambda part, owner: jnp.take(part, owner, axis=axis), (axis, 0), axis)(parts, owners)
-        return taken.reshape(*x.shape[:axis], rows, *x.shape[axis + 1 :])
-
-    if isinstance(begun, dict):
-        room = [(0, 0), (0, 0), (0, length), (0, 0), (0, 0)]
-        cache, encoded = {name: jnp.pad(own(kept, 1), room) for name, kept in begun.items()}, None
-    else:
-        cache = models.empty_cache(config, rows, length, params["embedding"].dtype)
-        seen = Visible(jnp.zeros_like(end), jnp.broadcast_to(sources[:, None], end.shape))
-        encoded = own(begun, 0), seen
-    features, _ = models.decode(config, params, tokens, slots, Visible(jnp.zeros_like(end), end), cache, encoded)
-    return jax.lax.with_sharding_constraint(_judge(config, params, features, spots, banned), everywhere)
 
 
 def _judge(

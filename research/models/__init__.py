@@ -34,6 +34,7 @@ __all__ = [
     "empty_cache",
     "encode",
     "extent",
+    "features",
     "flatten",
     "hidden",
     "init",
@@ -81,6 +82,22 @@ def hidden(
     Activations have the dtype of the embeddings in `params`. `causal` promises that no place sees one behind it, which
     saves work (`objectives.causal_only`)."""
     return _apply(config, params, batch, causal, rngs=None if key is None else {"dropout": key})
+
+
+def features(
+    config: Model,
+    params: Params,
+    tokens: Int[Array, "batch length"],
+    positions: Int[Array, "batch length"],
+    seen: Visible,
+    source: tuple[Float[Array, "batch source width"], Visible] | None = None,
+) -> Float[Array, "batch length width"]:
+    """As `hidden`, for rows of which each place says what it sees: of the row, and, in an encoder-decoder, of what
+    `encode` made of a source."""
+    context = Context(seen) if source is None else Context(seen, source=source[0], source_seen=source[1])
+    length = tokens.shape[1]
+    index = jnp.arange(length)[None]
+    return _apply(config, params, tokens, positions, index, length, context, None, method="decode")[0]
 
 
 def output(

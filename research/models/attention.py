@@ -20,13 +20,15 @@ BLOCKS = 8  # of queries, in causal attention: more save little of what lies beh
 SHORTEST = 32  # queries of a block: products with fewer are slow
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["start", "end"], meta_fields=["causal"])
+@partial(jax.tree_util.register_dataclass, data_fields=["start", "end", "trunk"], meta_fields=["causal"])
 @dataclass(frozen=True)
 class Visible:
-    """The keys that each query sees: those with `start <= index < end`."""
+    """The keys that each query sees: those with `start <= index < end`, and those of another such interval if several
+    branches share a trunk."""
 
     start: Int[Array, "batch queries"]
     end: Int[Array, "batch queries"]
+    trunk: tuple[Int[Array, "batch queries"], Int[Array, "batch queries"]] | None = None  # where it starts and ends
     causal: bool = False  # known before there are arrays: query q, unless it is padding, sees no key behind q
 
 
@@ -40,7 +42,7 @@ def visible(segments: Int[Array, "batch length"], levels: Int[Array, "batch leng
     # keys of the same level as the query are seen too, so the interval ends where the run of equal levels ends
     ends = jnp.concatenate([changes | (levels[:, 1:] != levels[:, :-1]), edge], axis=1)
     end = lax.cummin(jnp.where(ends, index + 1, segments.shape[1]), axis=1, reverse=True)
-    return Visible(start, end, causal)
+    return Visible(start, end, causal=causal)
 
 
 def visible_source(segments: Int[Array, "batch length"], source: Int[Array, "batch source"]) -> Visible:
@@ -60,7 +62,12 @@ def within(seen: Visible, index: Int[Array, "batch queries"], window: int) -> Vi
 def mask(seen: Visible, keys: int) -> Bool[Array, "batch queries keys"]:
     """The intervals as a mask: for pictures, and for implementations that take nothing better."""
     index = jnp.arange(keys)
-    return (index >= seen.start[..., None]) & (index < seen.end[..., None])
+
+    def inside(start: Int[Array, "batch queries"], end: Int[Array, "batch queries"]) -> Bool[Array, "..."]:
+        return (index >= start[..., None]) & (index < end[..., None])
+
+    own = inside(seen.start, seen.end)
+    return own if seen.trunk is None else own | inside(*seen.trunk)
 
 
 def attend(
@@ -92,7 +99,7 @@ def attend(
     blocks = []
     for begin in range(0, length, size):
         queries, keys = slice(begin, begin + size), slice(begin + size if seen.causal else None)
-        part = replace(seen, start=seen.start[:, queries], end=seen.end[:, queries])
+        part = jax.tree.map(lambda x, queries=queries: x[:, queries], seen)
         cut = None if bias is None else bias[:, :, queries, keys]
         weights = probabilities(query[:, queries], key[:, keys], part, scale, cut)
         blocks.append(combine(weights, value[:, keys]))

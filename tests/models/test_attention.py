@@ -53,6 +53,21 @@ def test_a_document_sees_its_whole_source_and_nothing_else(seed, documents):
     np.testing.assert_array_equal(attention.mask(seen, LENGTH), expected)
 
 
+def test_branches_see_their_trunk_and_not_each_other():
+    """A trunk of 40 places and two branches in one row, computed in blocks, are two rows of one document each."""
+    random, trunk, own = np.random.default_rng(0), 40, (30, 20)
+    heads = jnp.asarray(random.normal(size=(3, 1, trunk + sum(own), 2, 4)), jnp.float32)
+    place = jnp.arange(heads.shape[2])[None]
+    start = jnp.where(place < trunk, 0, jnp.where(place < trunk + own[0], trunk, trunk + own[0]))
+    seen = Visible(start, place + 1, (jnp.zeros_like(place), jnp.where(place < trunk, 0, trunk)), causal=True)
+    found = attention.attend(*heads, seen, 0.5, None, "plain")[0]
+    for branch in (slice(trunk, trunk + own[0]), slice(trunk + own[0], None)):
+        places = np.r_[0:trunk, np.arange(heads.shape[2])[branch]]
+        seen_alone = Visible(jnp.zeros((1, len(places)), int), jnp.arange(len(places))[None] + 1)
+        alone = attention.attend(*heads[:, :, places], seen_alone, 0.5, None, "plain")[0]
+        np.testing.assert_allclose(found[places], alone, rtol=1e-5, atol=1e-6)
+
+
 def naive(query, key, value, allowed, scale):
     """Attention of one head as it is written in textbooks: [queries, head], [keys, head], [keys, head]."""
     out = np.zeros((len(query), value.shape[1]))
