@@ -1,4 +1,5 @@
-"""The command `evaluate CHECKPOINT… [--tasks …] [--shots …] [--limit …]`: zero-shot tasks, with honest statistics."""
+"""The command `evaluate CHECKPOINT… [--tasks …] [--shots …] [--limit …]`: zero-shot tasks, with honest statistics.
+Several processes ask together; one of them shows and writes what all of them know."""
 
 import sys
 import time
@@ -61,9 +62,13 @@ def main(arguments: list[str]) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=150)
     chosen = questions(options, console)
     runtime.start()
+    runtime.join()
+    console.quiet = not runtime.leads()
     run = Path(lm.run_folder(names[0])[0])
     out = options.out or (run if options.watch or checkpoint.steps(run) else Path()) / "evaluation"
     if options.watch:
+        if runtime.several():
+            raise InputError("--watch follows a run by one process, not by several")
         watch(run, chosen, options, out, console)
     else:
         evaluate(names, chosen, options, out, console)
@@ -103,10 +108,12 @@ def evaluate(
                 result, outcomes = ask(subject, null, one, console)
                 results.append(result)
                 if outcomes is not None:
-                    report.write_rows(out, result, outcomes)
+                    if runtime.leads():
+                        report.write_rows(out, result, outcomes)
                     found += against(answered, result, outcomes)
                     answered.append((result, outcomes))
-            report.write(out, results, found)
+            if runtime.leads():
+                report.write(out, results, found)
     console.print(report.tables(results), report.comparisons(found))
     console.print(f"{out} has results.json, and a row for each item below {out / 'rows'}")
     return results

@@ -355,7 +355,7 @@ def load(path: str) -> LanguageModel:
     folder = Path(path).expanduser()
     if (folder / "experiment.json").exists():
         experiment = config.load(folder / "experiment.json")
-        here = SingleDeviceSharding(jax.devices()[0])
+        here = SingleDeviceSharding(jax.local_devices()[0])
         shapes = jax.eval_shape(partial(models.init, experiment.model), jax.random.key(0))
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
         params = checkpoint.restore_params(folder, like, step)

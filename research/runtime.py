@@ -18,6 +18,7 @@ HEARTBEAT = 30  # seconds without a sign of life after which a process of a run 
 LOST = 75  # exit code: another process of the run has ended (EX_TEMPFAIL of sysexits.h)
 # what is in the errors of JAX's ways of communication when the other side is gone
 BROKEN = ("Gloo", "NCCL", "coordination service", "heartbeat", "Barrier", "UNAVAILABLE")
+USED = "must be called before any JAX calls"  # in JAX's error where a process has computed already
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
 
@@ -48,7 +49,7 @@ def start(compiled: str | None = None) -> None:
 def join() -> None:
     """Makes this process one of a run of several, before JAX looks for devices: as the environment's ADDRESS
     (host:port of the first one), COUNT and INDEX say, or as Slurm, Kubernetes, Open MPI or a TPU pod does. Otherwise it
-    stays alone.
+    stays alone, as does one that has computed already.
 
     Raises:
       InputError: if the environment says only half of it, or the others do not come.
@@ -67,7 +68,7 @@ def join() -> None:
         jax.distributed.initialize(**settings)
     except (ValueError, RuntimeError) as error:
         given = {name: os.environ[name] for name in (ADDRESS, COUNT, INDEX) if name in os.environ}
-        if given or isinstance(error, RuntimeError):
+        if given or (isinstance(error, RuntimeError) and USED not in str(error)):
             told = ", ".join(f"{name}={value}" for name, value in given.items())
             raise InputError(f"this process could not join the others of its run ({told}): {error}") from error
     if jax.distributed.is_initialized() and jax.process_count() == 1:
@@ -81,6 +82,19 @@ def leads() -> bool:
     return jax.process_index() == 0
 
 
+def told(content: bytes) -> bytes:
+    """What the process that leads has, in all processes of a run, which call this together."""
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    if not several():
+        return content
+
+    own = np.frombuffer(content, np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.array(len(own), np.int32)))
+    return multihost_utils.broadcast_one_to_all(own if leads() else np.zeros(size, np.uint8)).tobytes()
+
+
 @contextmanager
 def ending_at_once() -> Iterator[None]:
     """Within it, an error shows itself and ends a process that is one of several at once. The usual end would wait for
@@ -89,7 +103,7 @@ def ending_at_once() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not _several():
+        if not several():
             raise
         code = _shown(error)
         sys.stdout.flush()
@@ -97,7 +111,8 @@ def ending_at_once() -> Iterator[None]:
         os._exit(code)
 
 
-def _several() -> bool:
+def several() -> bool:
+    """Whether this process is one of several of a run."""
     jax = sys.modules.get("jax")
     return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
 

@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from research import config, runtime
+from research import config, evaluate, runtime
 from research.config import (
     Causal,
     Checkpoint,
@@ -69,13 +71,18 @@ def until(experiment, steps, **evaluation):
 
 
 def start(experiment, folder, count, *options):
-    """Processes with two devices each, and the files of what they say."""
+    """Processes that train, as `launch` gives them."""
     path = folder.with_suffix(".json")
     config.save(experiment, path)
+    return launch(folder, count, "research.train", str(path), "--workdir", str(folder), *options)
+
+
+def launch(folder, count, module, *arguments):
+    """Processes with two devices each, and the files, beside a folder, of what they say."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [sys.executable, "-m", "research.train", str(path), "--workdir", str(folder), *options]
+    command = [sys.executable, "-m", module, *arguments]
     processes, said = [], []
     for index in range(count):
         place = {runtime.ADDRESS: address, runtime.COUNT: str(count), runtime.INDEX: str(index)}
@@ -164,6 +171,51 @@ def test_any_number_of_processes_goes_on_and_the_losses_are_those_of_one(experim
     np.testing.assert_allclose(probed[1][0], probed[0][-1], rtol=1e-3)
     assert len(list(Path(experiment.data.cache).glob("store-*"))) == 1
     assert "documents" in said[0] and "documents" not in said[1] and "loss" not in said[1]  # one of them reports
+
+
+@pytest.mark.slow
+def test_several_processes_evaluate_as_one_does(run, tmp_path, capsys):
+    """Options of questions, which share their beginnings, and texts that are written; some answers are kept already."""
+    (tmp_path / "sums.jsonl").write_text(
+        '{"question": "1 and", "answer": " 1"}\n{"question": "2 and", "answer": " 4"}\n'
+    )
+    (tmp_path / "sums.yaml").write_text(WRITTEN)
+    asked = [f"{run}@2", str(run), "--manner", "causal", "--data", str(tmp_path)]
+    asked += ["--tasks", "copying", str(tmp_path / "sums.yaml")]
+    one, two = tmp_path / "one", tmp_path / "two"
+    evaluate.main([*asked, "--limit", "1", "--out", str(one)])
+    shutil.copytree(one, two)
+    capsys.readouterr()
+    evaluate.main([*asked, "--limit", "4", "--out", str(one)])
+    codes, said = end(*launch(two, 2, "research.evaluate", *asked, "--limit", "4", "--out", str(two)))
+    assert codes == [0, 0], said
+    shown = [[line for line in text.splitlines() if line and "[Gloo]" not in line] for text in said]
+    assert shown[0] == [line for line in capsys.readouterr().out.replace(str(one), str(two)).splitlines() if line]
+    assert shown[1] == []
+    files = [sorted(path.relative_to(folder) for path in folder.rglob("*.json*")) for folder in (one, two)]
+    assert files[0] == files[1]
+    for name in files[0]:
+        np.testing.assert_allclose(numbers(two / name), numbers(one / name), rtol=1e-4, err_msg=str(name))
+
+
+WRITTEN = """
+name: sums
+about: numbers and their squares
+licence: generated here
+kind: generate
+sources: [{file: sums.jsonl}]
+context: "{{ question }}"
+continuation: "{{ answer }}"
+references: "[answer]"
+tokens: 4
+metrics: [exact_match]
+"""
+
+
+def numbers(file):
+    """All log-probabilities of rows, answers or results, and how many lines there are."""
+    lines = file.read_text().splitlines()
+    return [len(lines), *map(float, re.findall(r'"log_probabilit\w+": \[?(-?[\d.e-]+)', file.read_text()))]
 
 
 def test_half_of_what_several_processes_need_is_refused(experiment, tmp_path):

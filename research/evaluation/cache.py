@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import xxhash
 
+from research import runtime
 from research.evaluation.asking import Manner
 from research.evaluation.requests import Generation, Scorable, Score
 from research.evaluation.scoring import Model
@@ -34,16 +35,18 @@ class Cache:
 
     def __init__(self, path: Path | None) -> None:
         """Reads what is there; without a path, answers are kept in memory alone. A last line that is not whole was
-        being written when the process was killed."""
+        being written when the process was killed. Of several processes, which ask together, one reads and writes."""
         self._path = path
         self._answers: dict[str, Answer] = {}
-        content = path.read_bytes() if path and path.exists() else b""
+        if path is None:
+            return
+        content = runtime.told(path.read_bytes() if runtime.leads() and path.exists() else b"")
         whole = content[: content.rfind(b"\n") + 1]
         for line in whole.splitlines():
             entry = json.loads(line)
             key = entry.pop("key")
             self._answers[key] = _answer(entry)
-        if path and len(whole) < len(content):
+        if runtime.leads() and len(whole) < len(content):
             os.truncate(path, len(whole))
 
     def get(self, request: Scorable | Generation, extra: Any = None) -> Answer | None:
@@ -54,7 +57,7 @@ class Cache:
         """Keeps answers, on disk before it returns."""
         new = {_key(request, extra): answer for request, answer in answers}
         self._answers |= new
-        if self._path:
+        if self._path and runtime.leads():
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a") as file:
                 file.writelines(json.dumps({"key": key, **_entry(answer)}) + "\n" for key, answer in new.items())

@@ -215,7 +215,7 @@ def _interval(one: Example, begin: int, end: int, at: int) -> Int[np.ndarray, "4
 
 def _put(layout: Layout, arrays: Any) -> Any:
     """Arrays on the devices, split along their first axis."""
-    return jax.device_put(arrays, layout.sharding(("batch",)))
+    return sharding.spread(arrays, layout.sharding(("batch",)))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -282,4 +282,4 @@ def _placed(model: config.Model, params: Params, layout: Layout) -> Any:
     sharding_ = getattr(jax.tree.leaves(params)[0], "sharding", None)
     if isinstance(sharding_, NamedSharding) and sharding_.mesh == layout.mesh:
         return params
-    return jax.device_put(params, sharding.parameter_shardings(layout, models.axes(model)))
+    return sharding.spread(params, sharding.parameter_shardings(layout, models.axes(model)))

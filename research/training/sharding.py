@@ -266,6 +266,15 @@ def put(layout: Layout, batch: Batch) -> Batch:
     return jax.tree.map(place, batch)
 
 
+def spread(tree: Any, shardings: Any) -> Any:
+    """Arrays, of which every process has the whole, on the devices. `shardings` is one, or a tree of them."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+    arrays = jax.tree.map(np.asarray, tree)
+    each = jax.tree.map(lambda _: shardings, arrays) if isinstance(shardings, NamedSharding) else shardings
+    return jax.tree.map(lambda x, to: jax.make_array_from_callback(x.shape, to, lambda index: x[index]), arrays, each)
+
+
 def fetch(array: jax.Array) -> np.ndarray:
     """The whole of an array on the host; with several processes on each of them, which all ask for it."""
     if array.is_fully_addressable or array.is_fully_replicated:
