@@ -294,7 +294,8 @@ class Experiment:
     # says of the architecture then come from there; model.dropout, unroll, remat, attention, lora and bits stay
     initialize_from: str | None = None
     frozen: tuple[str, ...] = ()  # patterns of parameters that are not trained: embedding, decoder/layers/mlp/*, …
-    compiled: str | None = None  # where compiled programs are kept, a folder or gs://…; None: jax/ below the cache
+    # where compiled programs are kept, a folder or gs://…; None: $JAX_COMPILATION_CACHE_DIR, or jax/ below the cache
+    compiled: str | None = None
     seed: int = 0  # of everything random: initial parameters, order of the data, masks, dropout
 
 

@@ -33,7 +33,8 @@ def start(compiled: str | None = None) -> None:
     once.
 
     Args:
-      compiled: where, a folder or a bucket (gs://…) that several machines share; None: below `cache_folder`.
+      compiled: where, a folder or a bucket (gs://…) that several machines share; None: the environment's
+        JAX_COMPILATION_CACHE_DIR, else below `cache_folder`.
     """
     import jax
 
@@ -42,7 +43,8 @@ def start(compiled: str | None = None) -> None:
     if importlib.util.find_spec("libtpu") and xla_flags.attached() == "cpu" and not os.environ.get("JAX_PLATFORMS"):
         # the TPU compiler, which plans need, would look for a TPU for seconds, and complain
         jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_compilation_cache_dir", compiled or str(cache_folder() / "jax"))
+    compiled = compiled or os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(cache_folder() / "jax")
+    jax.config.update("jax_compilation_cache_dir", compiled)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

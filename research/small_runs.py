@@ -3,7 +3,6 @@
 A small run is made once and kept in the cache folder, beside prepared data.
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +10,12 @@ from pathlib import Path
 from rich.console import Console
 
 from research import command_line, config, evaluate, runtime
-from research.config import Causal, Data, Evaluation, Experiment, Lora, Masked, Optimizer, Prefix, Schedule
+from research.config import Causal, Evaluation, Experiment, Logging, Masked, Optimizer, Prefix
 from research.train import train
 from research.training import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
-SENTENCE = "Welcome to New York Zoo"
-SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
+QUIET = Logging(tensorboard=False)
 
 
 def quickstart() -> str:
@@ -26,33 +24,31 @@ def quickstart() -> str:
     return str(trained) if checkpoint.steps(trained) else _made("small_quickstart", _small())
 
 
+def smollm2() -> Path:
+    """Where `launch/fetch_smollm2.sh` puts it."""
+    return runtime.cache_folder() / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
 def pretrained() -> str:
     """SmolLM2, if it was fetched, else the quickstart's run."""
-    fetched = runtime.cache_folder() / "models" / SMOLLM2
-    return str(fetched) if fetched.exists() else quickstart()
+    return str(smollm2()) if smollm2().exists() else quickstart()
 
 
 def new_york_zoo(adapters: bool = False) -> tuple[str, str]:
-    """A checkpoint before and after training on one sentence, as a whole or through adapters alone: SmolLM2 where it
-    was fetched and trained as `configs/new_york_zoo.py` says, else the quickstart's run."""
+    """A checkpoint before and after training on one sentence, as a whole (`configs/new_york_zoo.py`) or through
+    adapters alone (`configs/new_york_zoo_lora.py`): SmolLM2 where that was trained so, or can be at once, which is
+    where its file was fetched, through adapters; else the quickstart's run."""
     name = "new_york_zoo_lora" if adapters else "new_york_zoo"
     trained = ROOT / "runs" / name
     if checkpoint.steps(trained):
         return str(config.load(trained / "experiment.json").initialize_from), str(trained)
-    base = quickstart()
-    text = runtime.cache_folder() / "runs" / "new_york_zoo.txt"
-    text.parent.mkdir(parents=True, exist_ok=True)
-    text.write_text(SENTENCE)
-    experiment = Experiment(
-        model=config.Model(lora=Lora(rank=4) if adapters else None),
-        data=Data(source=f"text:{text}", held_out=f"text:{text}", length=24, batch=1),
-        optimizer=Optimizer(learning_rate=5e-3 if adapters else 1e-3, weight_decay=0.0),
-        schedule=Schedule(steps=10, warmup=2, name="linear", final=0.0),
-        evaluation=Evaluation(every=0, samples=False),
-        logging=config.Logging(tensorboard=False),
-        initialize_from=base,
-    )
-    return base, _made(f"{Path(base).name}_{name}", experiment)
+    base = pretrained() if adapters else quickstart()
+    whole = command_line.read(ROOT / "configs" / f"{name}.py")
+    experiment = replace(whole, initialize_from=base, evaluation=Evaluation(every=0, samples=False), logging=QUIET)
+    if base != str(smollm2()):
+        faster = Optimizer(learning_rate=1e-2 if adapters else 2e-3, weight_decay=0.0)
+        experiment = replace(experiment, optimizer=faster, data=replace(whole.data, length=24))
+    return base, _made(f"{Path(base).stem}_{name}", experiment)
 
 
 def objectives() -> list[str]:
@@ -62,7 +58,7 @@ def objectives() -> list[str]:
     for objective in (Causal(), Masked(), Prefix()):
         small = replace(_small(), objectives=(objective,))
         folder = _made(objective.name, replace(small, evaluation=replace(small.evaluation, samples=True)))
-        evaluated(folder, ("docs_cloze", "copying"), limit=24)
+        evaluated(folder, ("docs_cloze",), limit=24)
         runs.append(folder)
     return runs
 
@@ -81,11 +77,11 @@ def _small() -> Experiment:
     return replace(
         whole,
         model=replace(whole.model, width=96, depth=2, heads=4, mlp_width=192, unroll=2),
-        data=replace(whole.data, tokenizer="train:1024", length=64),
-        schedule=replace(whole.schedule, steps=120),
-        checkpoint=config.Checkpoint(every=40, keep_last=3),
-        evaluation=Evaluation(every=40, batches=2, final_batches=4, samples=False),
-        logging=config.Logging(tensorboard=False),
+        data=replace(whole.data, tokenizer="train:900", length=64),
+        schedule=replace(whole.schedule, steps=100),
+        checkpoint=config.Checkpoint(every=50, keep_last=3),
+        evaluation=Evaluation(every=25, batches=2, final_batches=4, samples=False),
+        logging=QUIET,
     )
 
 
@@ -98,4 +94,4 @@ def _made(name: str, experiment: Experiment) -> str:
 
 
 def _quiet() -> Console:
-    return Console(file=io.StringIO())
+    return Console(quiet=True)

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from research.analysis.heads import OneHead, Scores
 from research.analysis.lens import Lens
@@ -21,7 +21,10 @@ SHADES = "Blues"  # light to dark
 MARKERS = "osD^vP*X"
 LINES = ("-", "--", "-.", ":")
 COLOURS = ("#08306b", "#d95f0e", "#41ab5d", "#9e9ac8", "#252525", "#e7298a", "#66a61e", "#a6761d")
-NUMBERS = 260  # cells of a picture that still have room for numbers
+NUMBERS = 300  # cells of a picture that still have room for numbers
+SMALL = 10  # points, of numbers within a picture and of legends
+
+plt.rcParams["font.size"] = 12
 
 
 def matrix(
@@ -34,8 +37,8 @@ def matrix(
     ax: Axes | None = None,
     largest: float | None = None,
 ) -> Figure:
-    """A matrix as shaded cells, rows and columns named; with its numbers where there is room. The darkest shade is that
-    of `largest`, or of the largest magnitude there is."""
+    """A matrix as shaded cells, rows and columns named; where there is room with its numbers, but for what is exactly
+    0. The darkest shade is that of `largest`, or of the largest magnitude there is."""
     height, width = max(2.2, 0.34 * len(rows) + 1.3), max(3.2, 0.5 * len(columns) + 1.6)
     ax = ax or plt.subplots(figsize=(width, height), layout="constrained")[1]
     signed = values.min() < 0
@@ -45,10 +48,11 @@ def matrix(
     ax.set_yticks(range(len(rows)), map(shown, rows))
     ax.set(title=title, xlabel=across, ylabel=down)
     if values.size <= NUMBERS and values.dtype != bool:
-        for (row, column), value in np.ndenumerate(values):
+        for row, column in np.argwhere(values):
+            value = values[row, column]
             dark = abs(value) > 0.55 * bound
             text = f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.1f}"
-            ax.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+            ax.text(column, row, text, ha="center", va="center", fontsize=SMALL, color="white" if dark else "black")
     return _figure(ax)
 
 
@@ -65,7 +69,7 @@ def visibility(seen: Mapping[str, np.ndarray], tokens: Mapping[str, Sequence[str
     return figure
 
 
-def losses(table: Table) -> Figure:
+def losses(table: Table, title: str = "") -> Figure:
     """The loss of every token: one group of bars for each token of a table of `losses.compared`."""
     names = [name for name in table.columns if name != "target"]
     places, width = np.arange(len(table)), 0.8 / len(names)
@@ -73,7 +77,7 @@ def losses(table: Table) -> Figure:
     for number, name in enumerate(names):
         ax.bar(places + (number - (len(names) - 1) / 2) * width, table[name], width, label=name, color=COLOURS[number])
     ax.set_xticks(places, map(shown, table["target"]), rotation=40, ha="right", rotation_mode="anchor")
-    ax.set(xlabel="target token", ylabel="loss, nats")
+    ax.set(xlabel="target token", ylabel="loss, nats", title=title)
     if len(names) > 1:
         ax.legend()
     return figure
@@ -135,8 +139,8 @@ def one_head(head: OneHead, tokens: Sequence[str], place: int, width: int = 8) -
     for name, (values, rows, columns, title) in steps.items():
         matrix(values, rows, columns, title=title, across="", down="", ax=axes[name])
         axes[name].tick_params(axis="x", rotation=0)
-    axes["sum"].set_xlabel("number of the vector")
-    axes["keys"].set_xlabel("number of the vector")
+    axes["sum"].set_xlabel("place in the vector")
+    axes["keys"].set_xlabel("place in the vector")
     return figure
 
 
@@ -149,7 +153,7 @@ def lens(seen: Lens) -> Figure:
         for place, token in enumerate(row):
             dark = seen.probability[layer, place] > 0.55
             ax.text(
-                place, layer, shown(token), ha="center", va="center", fontsize=8, color="white" if dark else "black"
+                place, layer, shown(token), ha="center", va="center", fontsize=SMALL, color="white" if dark else "black"
             )
     labels = [f"{shown(a)}\n→ {shown(b)}" for a, b in zip(seen.read, seen.following, strict=True)]
     ax.set_xticks(range(len(labels)), labels, rotation=30, ha="right", rotation_mode="anchor")
@@ -165,7 +169,7 @@ def by_layer(found: Mapping[str, np.ndarray], what: str, title: str = "") -> Fig
         ax.plot(values, label=name, **_line(number))
     ax.set(xlabel="layer", ylabel=what, title=title)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    ax.legend(fontsize=SMALL, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -183,7 +187,7 @@ def spectra(found: Mapping[str, np.ndarray], title: str = "") -> Figure:
     axes[0, 0].set_ylabel("singular value")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     ends = [0, -1] if len(handles) > 4 else range(len(handles))
-    axes[0, -1].legend([handles[n] for n in ends], [labels[n] for n in ends], fontsize=8)
+    axes[0, -1].legend([handles[n] for n in ends], [labels[n] for n in ends], fontsize=SMALL)
     figure.suptitle(title)
     return figure
 
@@ -205,8 +209,9 @@ def curves(runs: Sequence[Run], objective: Mapping[str, str] | None = None) -> F
                 label = f"{run.name}, {name}" if run.name != name else name
                 ax.plot(*np.array(points).reshape(-1, 2).T, **line | style, label=label if kind == "held_out" else None)
             number += 1
-    ax.set(xlabel="training FLOPs", ylabel="loss, nats per target")
-    ax.legend(title="held-out (marked), training (thin)", fontsize=8)
+    ax.set(xlabel="training FLOPs", ylabel="loss, nats per target", title="loss while training")
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    ax.legend(title="held-out (marked), training (thin)", fontsize=SMALL)
     return figure
 
 

@@ -4,6 +4,7 @@ library, read from its sources without importing them."""
 import ast
 import hashlib
 import inspect
+import os
 import platform
 import sysconfig
 import warnings
@@ -36,9 +37,14 @@ def _all() -> Iterator[tuple[str, str]]:
     for name, text in topics.items():
         yield f"pydoc_data.topics:{name}", inspect.cleandoc(text)
     library = Path(sysconfig.get_paths()["stdlib"])
-    for path in sorted(library.rglob("*.py")):
-        if SKIPPED_FOLDERS.isdisjoint(path.relative_to(library).parts):
-            yield from _docstrings(path, path.relative_to(library))
+    for path in sorted(_sources(library)):
+        yield from _docstrings(path, path.relative_to(library))
+
+
+def _sources(library: Path) -> Iterator[Path]:
+    for folder, inner, files in os.walk(library):
+        inner[:] = set(inner) - SKIPPED_FOLDERS  # not descended into: packages may be many
+        yield from (Path(folder, name) for name in files if name.endswith(".py"))
 
 
 def _docstrings(path: Path, name: Path) -> Iterator[tuple[str, str]]:

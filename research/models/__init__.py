@@ -5,6 +5,7 @@ array with a leading axis.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
@@ -186,4 +187,5 @@ def _init(config: Model, key: PRNGKeyArray) -> Params:
     one = np.ones((1, 2), np.int32)
     side = Batch(one, one, one, one, one, one)
     batch = side._replace(source=side) if config.encoder_depth else side
-    return Transformer(config).init({"params": key}, batch)["params"]
+    looped = replace(config, unroll=1)  # the same parameters, and a program that does not grow with the layers
+    return Transformer(looped).init({"params": key}, batch)["params"]
