@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from filelock import FileLock
 from rich.console import Console
 
 from research import command_line, config, evaluate, runtime
@@ -79,7 +80,7 @@ def _small() -> Experiment:
         model=replace(whole.model, width=96, depth=2, heads=4, mlp_width=192, unroll=2),
         data=replace(whole.data, tokenizer="train:900", length=64),
         schedule=replace(whole.schedule, steps=100),
-        checkpoint=config.Checkpoint(every=50, keep_last=3),
+        checkpoint=config.Checkpoint(every=25, keep_last=4),
         evaluation=Evaluation(every=25, batches=2, final_batches=4, samples=False),
         logging=QUIET,
     )
@@ -87,9 +88,12 @@ def _small() -> Experiment:
 
 def _made(name: str, experiment: Experiment) -> str:
     folder = runtime.cache_folder() / "runs" / name
-    if not (folder / "result.json").exists():
-        runtime.start()
-        train(experiment, folder, _quiet())
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.parent / f".lock-{name}"):  # of two notebooks that want it, the second one waits
+        if not (folder / "result.json").exists():
+            print(f"training {folder}, once")
+            runtime.start()
+            train(experiment, folder, _quiet())
     return str(folder)
 
 

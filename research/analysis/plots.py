@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from research.analysis.heads import OneHead, Scores
 from research.analysis.lens import Lens
@@ -159,6 +159,7 @@ def lens(seen: Lens) -> Figure:
     ax.set_xticks(range(len(labels)), labels, rotation=30, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(layers))
     ax.set(xlabel="token that is read → token that really follows", ylabel="after layer")
+    ax.set_title("what each layer would say next")
     return figure
 
 
@@ -175,19 +176,26 @@ def by_layer(found: Mapping[str, np.ndarray], what: str, title: str = "") -> Fig
 
 def spectra(found: Mapping[str, np.ndarray], title: str = "") -> Figure:
     """Singular values `[layer, rank]` of matrices: one picture each, one line a layer, from light (first) to dark."""
-    figure, axes = plt.subplots(
-        1, len(found), figsize=(3.4 * len(found) + 0.8, 3.2), layout="constrained", squeeze=False, sharey=True
-    )
-    for ax, (name, layers) in zip(axes[0], found.items(), strict=True):
+    across = min(len(found), 4)
+    down = -(-len(found) // across)
+    size = (3.2 * across + 0.8, 3.0 * down + 0.4)
+    figure, axes = plt.subplots(down, across, figsize=size, layout="constrained", squeeze=False, sharey=True)
+    for ax, (name, layers) in zip(axes.flat, found.items(), strict=False):
         for number, values in enumerate(layers):
             shade = plt.get_cmap("viridis_r")(0.1 + 0.9 * number / max(len(layers) - 1, 1))
             ax.plot(np.arange(1, len(values) + 1), values, color=shade, label=f"layer {number}")
         ax.set(title=name, xlabel="rank", yscale="log")
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes[0, 0].set_ylabel("singular value")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
+    for ax in axes.flat[len(found) :]:
+        ax.set_axis_off()
+    for ax in axes[:, 0]:
+        ax.set_ylabel("singular value")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     ends = [0, -1] if len(handles) > 4 else range(len(handles))
-    axes[0, -1].legend([handles[n] for n in ends], [labels[n] for n in ends], fontsize=SMALL)
+    axes.flat[len(found) - 1].legend([handles[n] for n in ends], [labels[n] for n in ends], fontsize=SMALL)
     figure.suptitle(title)
     return figure
 
