@@ -384,6 +384,17 @@ def test_the_skypilot_example_has_the_form_of_a_task():
     command_line.read(ROOT / task["envs"]["CONFIG"])
 
 
+def test_the_skypilot_example_is_valid_by_skypilot_itself():
+    """Where it is installed (`pip install skypilot`, some hundred packages, into an environment of its own)."""
+    schemas = pytest.importorskip("sky.utils.schemas", reason="needs skypilot")
+    task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
+    jsonschema.validate(task, schemas.get_task_schema())
+    jsonschema.validate(task["resources"], schemas.get_resources_schema())
+    jsonschema.validate(task["file_mounts"]["/bucket"], schemas.get_storage_schema())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(task | {"nodes": 2}, schemas.get_task_schema())
+
+
 def test_the_dockerfile_is_clean_and_copies_what_there_is():
     file = LAUNCH / "Dockerfile"
     checked = subprocess.run([TOOLS / "hadolint", file], capture_output=True, text=True)
