@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from research.models import platform
 
-BLOCKS = 8  # of queries, in causal attention: more save little of what lies behind them, and take longer to compile
+BLOCKS = 4  # of queries, in causal attention: more save little of what lies behind them, and copy more keys
 SHORTEST = 32  # queries of a block: products with fewer are slow
 
 
