@@ -91,7 +91,6 @@ def told(content: bytes) -> bytes:
 
     if not several():
         return content
-
     own = np.frombuffer(content, np.uint8)
     size = int(multihost_utils.broadcast_one_to_all(np.array(len(own), np.int32)))
     return multihost_utils.broadcast_one_to_all(own if leads() else np.zeros(size, np.uint8)).tobytes()
