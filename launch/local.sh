@@ -23,4 +23,5 @@ fi
 
 # shellcheck disable=SC2119 # no extras
 prepare
+keep_memory
 exec "$root/.venv/bin/python" -P -m "research.$1" "${@:2}"

@@ -215,6 +215,17 @@ def test_a_command_runs_where_the_user_stands_with_its_arguments_and_exit_code(s
     assert (tmp_path / "installed").read_text() == f"{clone}/launch/install.py\n"
 
 
+@pytest.mark.skipif(any(Path("/dev").glob("nvidia[0-9]*")), reason="only where there is no accelerator")
+def test_memory_is_kept_between_steps_on_a_cpu_unless_the_user_says_otherwise(shell, clone, monkeypatch):
+    script = 'import os\n\nif __name__ == "__main__":\n    print(os.environ["GLIBC_TUNABLES"])\n'
+    (clone / "research" / "show.py").write_text(script)
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    kept = dict(each.split("=") for each in shell("local.sh", "show").stdout.strip().split(":"))
+    assert kept["glibc.malloc.mmap_max"] == "0" and kept["glibc.malloc.arena_max"] == "1"
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=3")
+    assert shell("local.sh", "show").stdout == "glibc.malloc.arena_max=3\n"
+
+
 def test_help_and_a_wrong_command_install_nothing(shell, tmp_path):
     shown = shell("local.sh", "--help")
     assert shown.returncode == 0

@@ -20,19 +20,18 @@ def steps(experiment: Experiment, saving: bool) -> Made:
     programs = loop.programs(experiment)
     run = state.create(experiment.model, programs.optimizer, experiment.seed, programs.layout, programs.frozen)
     batch = sharding.put(programs.layout, corpus.batch(0))
-    folder = tempfile.TemporaryDirectory()
-    manager = checkpoint.manager(Path(folder.name), Checkpoint(keep_last=1)).__enter__()
 
     def turn(count: int) -> Measured:
         nonlocal run
-        begin = time.perf_counter()
-        if saving:
-            checkpoint.save(manager, run, None)
-        for _ in range(count):
-            run, metrics = programs.train_step(run, batch)
-            jax.block_until_ready(metrics)
-        manager.wait_until_finished()
-        seconds = time.perf_counter() - begin
+        with tempfile.TemporaryDirectory() as folder, checkpoint.manager(Path(folder), Checkpoint()) as manager:
+            begin = time.perf_counter()
+            if saving:
+                checkpoint.save(manager, run, None)
+            for _ in range(count):
+                run, metrics = programs.train_step(run, batch)
+                jax.block_until_ready(metrics)
+            manager.wait_until_finished()
+            seconds = time.perf_counter() - begin
         return {"rate": count / seconds, "seconds": seconds}
 
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(run))

@@ -41,7 +41,7 @@ def ours(experiment: Experiment) -> Made:
         "first_step": time.monotonic() - began,
         "tokens": experiment.data.batch * experiment.data.length,
         "flops": experiment.data.batch * flops.train_flops(experiment.model, experiment.data),
-        "peak": flops.peak_flops() * jax.device_count(),
+        "peak": flops.peak_flops(),
         "temporaries": step.memory_analysis().temp_size_in_bytes,
     }
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from research.models import platform
 
 BLOCKS = 4  # of queries, in causal attention: more save little of what lies behind them, and copy more keys
-SHORTEST = 32  # queries of a block: products with fewer are slow
+SHORTEST = 64  # queries of a block: products with fewer are slow
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["start", "end", "trunk"], meta_fields=["causal"])

@@ -33,7 +33,7 @@ class Meter:
         rows = experiment.data.batch
         self.tokens = rows * experiment.data.length
         self.utilisation = rows * flops.train_flops(experiment.model, experiment.data)
-        self.utilisation /= flops.peak_flops() * jax.device_count()
+        self.utilisation /= flops.peak_flops()
         self._reset()
         self.timed_from: float | None = None
 
