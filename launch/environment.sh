@@ -18,13 +18,14 @@ prepare() {
 }
 
 # On a CPU, XLA allocates one buffer for everything temporary anew at every step, and glibc takes one of that size from
-# the system and gives it back each time. Here it keeps the memory, in large pages. Does nothing where the user has set
-# glibc's tunables, or where there is an accelerator.
+# the system and gives it back each time. Here it keeps what is smaller than 256 MiB (larger buffers would leave holes of
+# their size), and takes memory in large pages. Does nothing where the user has set glibc's tunables, or where there is
+# an accelerator.
 keep_memory() {
   local device malloc=glibc.malloc
   for device in /dev/nvidia[0-9]* /dev/accel[0-9]* /dev/vfio/[0-9]*; do
     [[ -e $device ]] && return
   done
-  malloc=$malloc.hugetlb=1:$malloc.arena_max=1:$malloc.mmap_max=0:$malloc.trim_threshold=1000000000000
+  malloc=$malloc.hugetlb=1:$malloc.arena_max=1:$malloc.mmap_threshold=$((1 << 28)):$malloc.trim_threshold=$((1 << 30))
   export GLIBC_TUNABLES=${GLIBC_TUNABLES-$malloc}
 }
