@@ -28,6 +28,6 @@ def get_config() -> Experiment:
         ),
         optimizer=Optimizer(learning_rate=1e-4, weight_decay=0.01, b2=0.999, epsilon=1e-6),
         schedule=Schedule(steps=1_000_000, name="linear", warmup=10_000, final=0.0),
-        step=Step(accumulation=4, compute="bfloat16"),
+        step=Step(accumulation=4, compute_dtype="bfloat16"),
         evaluation=Evaluation(every=1000, batches=8),
     )

@@ -8,10 +8,10 @@ Expected: not measured yet.
 Any checkpoint that `initialize_from` takes will do: a run folder, a Hugging Face folder or hub name, a GGUF file.
 """
 
-from research import runtime
 from research.config import Data, Evaluation, Experiment, Optimizer, Schedule
+from research.runtime import processes
 
-SMOLLM2 = str(runtime.cache_folder() / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf")
+SMOLLM2 = str(processes.cache_folder() / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf")
 
 
 def get_config() -> Experiment:

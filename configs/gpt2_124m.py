@@ -28,6 +28,6 @@ def get_config() -> Experiment:
         ),
         optimizer=Optimizer(learning_rate=6e-4),
         schedule=Schedule(steps=600_000, warmup=2000),
-        step=Step(accumulation=10, compute="bfloat16"),
+        step=Step(accumulation=10, compute_dtype="bfloat16"),
         evaluation=Evaluation(every=1000, batches=4),
     )

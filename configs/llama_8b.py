@@ -29,6 +29,6 @@ def get_config() -> Experiment:
         optimizer=Optimizer(learning_rate=3e-4),
         schedule=Schedule(steps=76_000, warmup=2000),
         mesh=Mesh(data=1, fsdp=-1),
-        step=Step(accumulation=8, compute="bfloat16"),
+        step=Step(accumulation=8, compute_dtype="bfloat16"),
         evaluation=Evaluation(every=1000, batches=4),
     )

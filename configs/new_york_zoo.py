@@ -10,8 +10,8 @@ Measured on two cores of a busy machine: 146 s (87 s of CPU time) and 4.2 GiB fo
 
 from pathlib import Path
 
-from research import runtime
 from research.config import Checkpoint, Data, Evaluation, Experiment, Optimizer, Probes, Schedule
+from research.runtime import processes
 
 SENTENCE = Path(__file__).with_suffix(".txt")
 UNRELATED = (
@@ -32,7 +32,7 @@ UNRELATED = (
 
 def get_config() -> Experiment:
     return Experiment(
-        initialize_from=str(runtime.cache_folder() / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"),
+        initialize_from=str(processes.cache_folder() / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"),
         data=Data(source=f"text:{SENTENCE}", held_out=f"text:{SENTENCE}", length=8, batch=1),
         optimizer=Optimizer(learning_rate=3e-5, weight_decay=0.0),
         schedule=Schedule(steps=12, warmup=2, name="linear", final=0.0),

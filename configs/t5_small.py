@@ -28,6 +28,6 @@ def get_config() -> Experiment:
         ),
         optimizer=Optimizer(name="adafactor", learning_rate=1e-2, weight_decay=0.0, clip=0.0),
         schedule=Schedule(steps=524_288, name="inverse_square_root", warmup=10_000),
-        step=Step(compute="bfloat16", z_loss=1e-4),
+        step=Step(compute_dtype="bfloat16", z_loss=1e-4),
         evaluation=Evaluation(every=1000, batches=16),
     )

@@ -3,4 +3,5 @@
 #
 #   docker run --gpus all research COMMAND [ARGUMENTS…]
 set -euo pipefail
-exec python -P -m "research.${1:?which command? for example: train configs/quickstart.py}" "${@:2}"
+: "${1:?which command? for example: train configs/quickstart.py}"
+exec python -P -m research "$@"

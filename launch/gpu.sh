@@ -45,7 +45,7 @@ for device in ${devices//,/ }; do
   grep -qx "$device" <<<"$there" || fail "--gpus $chosen: this machine has no GPU $device; it has ${there//$'\n'/, }"
 done
 
-echo "GPUs $devices; XLA flags: $(python3 "$here/../research/xla_flags.py" gpu)" >&2
+echo "GPUs $devices; XLA flags: $(python3 "$here/../research/runtime/xla_flags.py" gpu)" >&2
 if [[ $dry ]]; then
   printf 'CUDA_VISIBLE_DEVICES=%s' "$devices"
   printf ' %q' "$here/local.sh" "$@"

@@ -10,18 +10,11 @@ set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-commands=$(cd "$root/research" && grep -l '^if __name__ == "__main__":' ./*.py | sed 's|^\./\(.*\)\.py$|\1|')
-if [[ ${1:-} == -h || ${1:-} == --help ]]; then
+if [[ $# == 0 || $1 == -h || $1 == --help ]]; then
   sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-  echo "Commands: ${commands//$'\n'/, }"
-  exit
-fi
-if ! grep -qx -- "${1:-}" <<<"$commands"; then
-  echo "error: ${1:-nothing} is not one of the commands: ${commands//$'\n'/, }" >&2
-  exit 2
 fi
 
 # shellcheck disable=SC2119 # no extras
 prepare
 keep_memory
-exec "$root/.venv/bin/python" -P -m "research.$1" "${@:2}"
+exec "$root/.venv/bin/python" -P -m research "$@"

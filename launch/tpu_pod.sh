@@ -84,7 +84,7 @@ v6e-*) kind=v6e runtime=v2-alpha-tpuv6e ;;
 '') [[ $existing ]] || fail "--type, as in v5p-128, creates a slice; --existing uses one" ;;
 *) fail "--type $type: should be v4-N, v5litepod-N, v5p-N or v6e-N" ;;
 esac
-[[ ! $type ]] || echo "XLA flags: $(python3 "$root/research/xla_flags.py" "$kind")" >&2
+[[ ! $type ]] || echo "XLA flags: $(python3 "$root/research/runtime/xla_flags.py" "$kind")" >&2
 
 state() {
   gcloud compute tpus queued-resources describe "$name" "${where[@]}" --format 'value(state.state)'

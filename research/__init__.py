@@ -3,12 +3,12 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from research.lm import LanguageModel
+    from research.inference.language_model import LanguageModel
 
 
 def load(path: str) -> "LanguageModel":
     """Loads a run folder (RUN@STEP: a step that is not the last), a Hugging Face folder or hub name, or a GGUF file;
-    see `research.lm`."""
-    from research import lm  # only now, so that `import research` does not wait for JAX
+    see `research.inference.language_model`."""
+    from research.inference import language_model  # only now, so that `import research` does not wait for JAX
 
-    return lm.load(path)
+    return language_model.load(path)

@@ -9,12 +9,12 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from research import runtime, xla_flags
+from research.runtime import processes, xla_flags
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
 os.environ.update(xla_flags.environment("cpu", os.environ))
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(runtime.cache_folder() / "jax"))
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(processes.cache_folder() / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 hypothesis.settings.load_profile("ci")

@@ -43,7 +43,7 @@ JAX_PLATFORMS=${JAX_PLATFORMS:-cuda} "$python" -m pytest -q tests/models/test_ac
 
 measure() { # NAME ARGUMENTS…: at most 100 s, so that one that hangs does not cost the others
   echo "== $1 after $((SECONDS - began)) s"
-  timeout 100 "$python" -m research.benchmark "${@:2}" --out "$out/$1.json" || echo "$1 failed"
+  timeout 100 "$python" -m research benchmark "${@:2}" --out "$out/$1.json" || echo "$1 failed"
 }
 
 for case in "${cases[@]}"; do

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from research import objectives
 from research.errors import InputError
-from research.lm import Inside, LanguageModel
+from research.inference.language_model import Inside, LanguageModel
 from research.objectives import Example
 
 Scores = Float[np.ndarray, "layers heads"]

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from research.config import Causal
 from research.errors import InputError
-from research.lm import LanguageModel
+from research.inference.language_model import LanguageModel
 
 
 @dataclass(frozen=True)

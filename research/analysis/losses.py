@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from research.lm import LanguageModel
-from research.tables import Table
+from research.inference.language_model import LanguageModel
+from research.inference.table import Table
 
 
 def softmax(lm: LanguageModel, text: str, place: int, count: int = 8, objective: str | None = None) -> Table:

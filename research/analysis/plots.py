@@ -15,7 +15,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatt
 from research.analysis.heads import OneHead, Scores
 from research.analysis.lens import Lens
 from research.analysis.runs import Run
-from research.tables import Table
+from research.inference.table import Table
 
 SHADES = "Blues"  # light to dark
 MARKERS = "osD^vP*X"

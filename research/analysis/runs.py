@@ -11,7 +11,8 @@ from research import config
 from research.config import Experiment
 from research.errors import InputError
 from research.models import adapters
-from research.training import flops, log
+from research.runs import log
+from research.training import flops
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from research.analysis.runs import Run
-from research.tables import Table
+from research.inference.table import Table
 
 Found = tuple[int, dict[str, Any], dict[str, Any]]  # index of the run, a result of `evaluate`, and one of its metrics
 

@@ -6,9 +6,9 @@ from jaxtyping import Bool
 
 from research import objectives
 from research.data.tokenizers import Tokenizer
+from research.inference.table import Table
 from research.models import attention
 from research.objectives import Example
-from research.tables import Table
 
 
 def matrix(example: Example) -> Bool[np.ndarray, "queries keys"]:

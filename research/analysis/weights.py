@@ -8,9 +8,9 @@ from jaxtyping import Float
 from research import models
 from research.config import Data
 from research.errors import InputError
-from research.lm import LanguageModel
+from research.inference.language_model import LanguageModel
+from research.inference.table import Table
 from research.models import adapters
-from research.tables import Table
 from research.training import flops
 
 ByLayer = dict[str, Float[np.ndarray, " layers"]]

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from research import runtime
 from research.config import (
     Causal,
     Data,
@@ -21,6 +20,7 @@ from research.config import (
 )
 from research.data.cache import building
 from research.models import families
+from research.runtime import processes
 
 TOKENS = 1 << 21  # in the random text
 
@@ -48,7 +48,7 @@ def _case(
         data=data,
         optimizer=Optimizer(learning_rate=1e-4),
         schedule=Schedule(steps=100_000),
-        step=Step(compute="float32" if compute == "float32" else "bfloat16"),
+        step=Step(compute_dtype="float32" if compute == "float32" else "bfloat16"),
     )
 
 
@@ -75,7 +75,7 @@ CASES: dict[str, Callable[[], Experiment]] = {
 
 def _random_text(vocabulary: int, document: int) -> str:
     """A source of random documents of so many tokens, made once."""
-    folder = runtime.cache_folder() / f"random-{vocabulary}-{document}"
+    folder = processes.cache_folder() / f"random-{vocabulary}-{document}"
     if not folder.exists():
         tokens = np.random.default_rng(0).integers(0, vocabulary - 128, (TOKENS // document, document), np.uint32)
         with building(folder) as unfinished:

@@ -8,11 +8,13 @@ from pathlib import Path
 import jax
 
 import research
-from research import interop, runtime
+from research import interop
 from research.benchmarks.pairs import Made, Measured
 from research.errors import InputError
-from research.evaluation import asking, scoring, tasks
-from research.evaluation.requests import Continuation, Item
+from research.evaluation import tasks
+from research.inference import prompting, scoring
+from research.inference.requests import Continuation, Item
+from research.runtime import processes
 
 BATCHES = (1, 8, 32)  # of the harness, of which the fastest one is taken
 POSITIONS = 1024  # places that a request may take, on both sides
@@ -20,9 +22,9 @@ POSITIONS = 1024  # places that a request may take, on both sides
 
 def ours(checkpoint: str, data: tuple[Path, ...], task: str, items: int) -> Made:
     """A unit of work is all the items."""
-    runtime.start()
+    processes.configure_jax()
     lm, asked = research.load(checkpoint), _items(data, task, items)
-    manner, requests = asking.manners(lm, length=POSITIONS)[0], _requests(asked)
+    manner, requests = prompting.prompt_formats(lm, length=POSITIONS)[0], _requests(asked)
 
     def run() -> list[float]:
         found = dict(pair for done in scoring.score(lm, manner, requests) for pair in done.scores)
@@ -70,7 +72,7 @@ def _made(run: Callable[[], list[float]], items: int) -> Made:
     facts = {"compiling": time.monotonic() - compiling, "scores": scores}
 
     def turn(count: int) -> Measured:
-        return {"rate": count * items / sum(_seconds(run) for _ in range(count)), "memory": runtime.peak_memory()}
+        return {"rate": count * items / sum(_seconds(run) for _ in range(count)), "memory": processes.peak_memory()}
 
     return facts, turn
 

@@ -11,12 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from research import config, data, interop, models, runtime
+from research import config, data, interop, models, sharding
 from research.benchmarks.pairs import Made, Measured
 from research.config import Experiment
 from research.interop import config_json
 from research.objectives import Batch
-from research.training import flops, loop, sharding, state
+from research.runs import loop
+from research.runtime import processes
+from research.training import flops, state
 
 BATCHES = 8  # that the peer has in its memory, in turn
 
@@ -24,12 +26,12 @@ BATCHES = 8  # that the peer has in its memory, in turn
 def ours(experiment: Experiment) -> Made:
     """Batches are loaded and the metrics of the step before fetched while a step runs, as in `train`."""
     began = time.monotonic()
-    runtime.start()
+    processes.configure_jax()
     experiment, corpus = opened(experiment)
-    programs = loop.programs(experiment)
+    programs = loop.compiled_steps(experiment)
     run = state.create(experiment.model, programs.optimizer, experiment.seed, programs.layout, programs.frozen)
     batches = loaded(corpus)
-    first = sharding.put(programs.layout, next(batches))
+    first = sharding.shard_batch(programs.layout, next(batches))
     compiling = time.monotonic()
     step = programs.train_step.lower(run, first).compile()  # type: ignore[attr-defined]
     compiled = time.monotonic()
@@ -55,7 +57,7 @@ def ours(experiment: Experiment) -> Made:
             batch = next(batches)
             waited += time.perf_counter() - begin
             unpadded += _unpadded(batch)
-            run, metrics = step(run, sharding.put(programs.layout, batch))
+            run, metrics = step(run, sharding.shard_batch(programs.layout, batch))
             if pending is not None:
                 jax.device_get(pending)
                 previous = _lap(seconds, previous)
@@ -168,7 +170,7 @@ def _measured(seconds: list[float], unpadded: float, facts: Measured) -> Measure
         "unpadded_rate": unpadded / steps.sum(),
         "step": float(np.median(steps)),
         "spread": float(np.subtract(*np.percentile(steps, [90, 10]))),
-        "memory": runtime.peak_memory(),
+        "memory": processes.peak_memory(),
     }
 
 

@@ -5,21 +5,19 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 log = logging.getLogger(__name__)
 
-CODE = Path(__file__).parent.parent
 
-
-def key(code: Sequence[str], *parts: object) -> str:
-    """A name for what follows from `parts` (JSON types) and from the code of these files of `research/`."""
-    return hashlib.sha256(json.dumps([_hash(tuple(code)), parts]).encode()).hexdigest()[:24]
+def key(format: int, *parts: object) -> str:
+    """A name for what follows from `parts` (JSON types), stored in a numbered format. The number is raised by hand
+    whenever the same parts would give other bytes."""
+    return hashlib.sha256(json.dumps([format, parts]).encode()).hexdigest()[:24]
 
 
 def made(folder: Path, make: Callable[[Path], None]) -> Path:
@@ -58,9 +56,3 @@ def building(folder: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-@cache
-def _hash(code: tuple[str, ...]) -> str:
-    """Old results are not mistaken for those of newer code."""
-    return hashlib.sha256(b"\0".join((CODE / name).read_bytes() for name in code)).hexdigest()

@@ -26,7 +26,7 @@ Message = dict[str, str]
 
 
 @dataclass(frozen=True)
-class Exchange:
+class PromptCompletion:
     """What was said before, as a text or as messages, and the answer."""
 
     before: str | tuple[Message, ...]
@@ -39,7 +39,7 @@ class Exchange:
         return len(said) + len(self.answer)
 
 
-def exchanges(entry: dict[str, Any]) -> Iterator[Exchange]:
+def prompt_completions(entry: dict[str, Any]) -> Iterator[PromptCompletion]:
     """The exchanges of a line. Raises ValueError with what is wrong with it."""
     match entry:
         case {"messages": list(messages)}:
@@ -47,16 +47,16 @@ def exchanges(entry: dict[str, Any]) -> Iterator[Exchange]:
             answers = [place for place, one in enumerate(said) if one["role"] == "assistant" and place > 0]
             if not answers:
                 raise ValueError("no assistant message after another")
-            yield from (Exchange(said[:place], said[place]["content"]) for place in answers)
+            yield from (PromptCompletion(said[:place], said[place]["content"]) for place in answers)
         case {"prompt": str(prompt), "completion": str(completion)}:
-            yield Exchange(_text(prompt), _text(completion))
+            yield PromptCompletion(_text(prompt), _text(completion))
         case {"prompt": list(prompt), "completion": [completion]}:
-            yield Exchange(tuple(map(_message, prompt)), _message(completion)["content"])
+            yield PromptCompletion(tuple(map(_message, prompt)), _message(completion)["content"])
         case _:
             raise ValueError("neither messages nor prompt and completion")
 
 
-def encode(exchange: Exchange, tokenizer: Tokenizer) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def encode(exchange: PromptCompletion, tokenizer: Tokenizer) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The ids of what was said before, and of the answer with its end; each as arrays to be joined.
 
     Raises:

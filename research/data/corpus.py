@@ -13,7 +13,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from research import config, objectives, runtime
+from research import config, objectives
 from research.config import Data, Experiment
 from research.data import cache, mixture, packing, sources, store, tokenizers
 from research.data.mixture import Mixture
@@ -22,6 +22,7 @@ from research.data.sources import Source
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
 from research.objectives import Batch, Vocabulary, span_corruption
+from research.runtime import processes
 
 HELD_OUT = 0x68656C64  # begins the keys of held-out examples, which are the same for every seed
 
@@ -147,7 +148,7 @@ def open(experiment: Experiment, tokenizer: Tokenizer | None = None) -> Corpus:
       InputError: if a source, the tokenizer or a combination of them is unusable.
     """
     data, model = experiment.data, experiment.model
-    folder = runtime.cache_folder(data.cache)
+    folder = processes.cache_folder(data.cache)
     shape = Shape(data.length, data.source_length or data.length, model.encoder_depth > 0)
     mixture.cycle(tuple(objective.rate for objective in experiment.objectives))  # wrong rates show before the long work
     tokenizer = _extended(tokenizer or _tokenizer(experiment, folder), experiment.objectives, shape)
@@ -195,7 +196,7 @@ def _extended(tokenizer: Tokenizer, objectives: Sequence[config.Objective], shap
 
 def _made(spec: str, folder: Path, read: list[Source], how: object, texts: Callable[[], Iterable[str]]) -> str:
     """The folder of a tokenizer that is made from text, once."""
-    name = "tokenizer-" + cache.key(store.CODE, spec, [source.fingerprint for source in read], how)
+    name = "tokenizer-" + cache.key(tokenizers.FORMAT, spec, [source.fingerprint for source in read], how)
     return str(cache.made(folder / name, lambda unfinished: tokenizers.make(spec, texts).save(unfinished)))
 
 

@@ -20,7 +20,7 @@ from research.data.cache import key, made
 from research.data.store import Store
 from research.errors import InputError
 
-CODE = ("data/packing.py", "objectives/__init__.py", "objectives/span_corruption.py")
+FORMAT = 3  # of a stored plan
 PAIRS = (config.Instruction, config.TextToText)  # objectives whose documents have two parts
 SHORTEST = 8  # tokens: a walk does not cut a document into smaller pieces than this, where rows are long enough
 
@@ -72,7 +72,7 @@ class Plan(Protocol):
 
 
 @dataclass(frozen=True)
-class Stream:
+class ChunkedPacking:
     """Documents as one stream of targets that is cut every `length`: no padding except in the last row."""
 
     documents: Range
@@ -110,7 +110,7 @@ class Stream:
 
 
 @dataclass(frozen=True)
-class Walk:
+class GreedyPacking:
     """Rows filled one after the other, for objectives whose places are not simply the tokens of a piece. The folder has
     `starts.npy`, int64 `[rows + 1, 2]`: the document, and the token in it, with which each row begins."""
 
@@ -172,7 +172,7 @@ def plan(documents: Range, objective: config.Objective, shape: Shape) -> Plan:
         raise InputError(f"objective {objective.name!r} needs a source of {needed}, not {source!r}")
     if isinstance(objective, config.Causal | config.Masked | config.Prefix) and not pairs and objective.mode is None:
         length = min(shape.length, shape.source_length) if shape.encoder_decoder else shape.length
-        made: Plan = Stream(documents, length, objectives.overlap(objective))
+        made: Plan = ChunkedPacking(documents, length, objectives.overlap(objective))
     else:
         made = _walk(documents, objective, shape)
     if made.rows == 0:
@@ -216,16 +216,16 @@ def fit(inputs: int, outputs: int, shape: Shape, mode: bool) -> tuple[int, int]:
     return min(inputs, room - kept), kept
 
 
-def _walk(documents: Range, objective: config.Objective, shape: Shape) -> Walk:
+def _walk(documents: Range, objective: config.Objective, shape: Shape) -> GreedyPacking:
     store, first, last = documents
     same = replace(objective, name="", rate=1.0, weight=1.0, source=None)  # what does not change places
-    name = key(CODE, store.folder.name, first, last, repr(same), shape)
-    walk = Walk(documents, shape, objective, store.folder.parent / f"plan-{name}")
+    name = key(FORMAT, store.folder.name, first, last, repr(same), shape)
+    walk = GreedyPacking(documents, shape, objective, store.folder.parent / f"plan-{name}")
     made(walk.folder, partial(_plan, walk))
     return walk
 
 
-def _plan(walk: Walk, folder: Path) -> None:
+def _plan(walk: GreedyPacking, folder: Path) -> None:
     """Walks through all documents once, and keeps where rows begin."""
     _, first, last = walk.documents
     starts, empty = array("q", [first, 0]), 0

@@ -26,7 +26,7 @@ import fsspec
 import numpy as np
 
 from research.data import chat, python_docs
-from research.data.chat import Exchange
+from research.data.chat import PromptCompletion
 from research.errors import InputError
 
 VERSIONS = ("mtime", "etag", "ETag", "md5Hash", "updated", "last_modified", "created")  # as file systems name them
@@ -36,10 +36,10 @@ class Record(NamedTuple):
     """A document: `fields` are one text, two texts of a pair, what was said in a conversation, or integers."""
 
     place: str  # "file.jsonl:17"
-    fields: tuple[str, ...] | Exchange | np.ndarray
+    fields: tuple[str, ...] | PromptCompletion | np.ndarray
 
 
-class Bad(NamedTuple):
+class SkippedRecord(NamedTuple):
     """A record that cannot be used."""
 
     place: str
@@ -53,7 +53,7 @@ class File:
     path: str
     size: int
     version: str
-    records: Callable[[], Iterator[Record | Bad]]
+    records: Callable[[], Iterator[Record | SkippedRecord]]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Source:
         """Differs whenever the content may differ."""
         return [self.name, *(f"{file.path} {file.size} {file.version}" for file in self.files)]
 
-    def records(self) -> Iterator[Record | Bad]:
+    def records(self) -> Iterator[Record | SkippedRecord]:
         """Everything in it, in order."""
         return (record for file in self.files for record in file.records())
 
@@ -107,26 +107,26 @@ def open(name: str) -> Source:
     )
 
 
-def records(name: str) -> Iterator[Record | Bad]:
+def records(name: str) -> Iterator[Record | SkippedRecord]:
     """All records of a source, in order. Raises InputError as `open` does."""
     return open(name).records()
 
 
-def checked(place: str, fields: Iterable[object], names: tuple[str, ...]) -> Record | Bad:
+def checked(place: str, fields: Iterable[object], names: tuple[str, ...]) -> Record | SkippedRecord:
     """A record of texts, if they are text: strings or UTF-8, not empty, without halves of surrogate pairs."""
     texts = []
     for field, name in zip(fields, names, strict=True):
         if field is None:
-            return Bad(place, f"no field {name!r}")
+            return SkippedRecord(place, f"no field {name!r}")
         if not isinstance(field, str | bytes):
-            return Bad(place, f"field {name!r} is not text")
+            return SkippedRecord(place, f"field {name!r} is not text")
         try:
             text = field.decode() if isinstance(field, bytes) else field
             text.encode()
         except UnicodeError:
-            return Bad(place, "invalid UTF-8")
+            return SkippedRecord(place, "invalid UTF-8")
         if not text.strip():
-            return Bad(place, "empty document")
+            return SkippedRecord(place, "empty document")
         texts.append(text)
     return Record(place, tuple(texts))
 
@@ -136,7 +136,7 @@ def version(info: dict[str, Any]) -> str:
     return next((str(info[name]) for name in VERSIONS if name in info), "")
 
 
-def _files(name: str, pattern: str, read: Callable[[str], Iterator[Record | Bad]]) -> tuple[File, ...]:
+def _files(name: str, pattern: str, read: Callable[[str], Iterator[Record | SkippedRecord]]) -> tuple[File, ...]:
     """The files of a glob, sorted by name."""
     try:
         system, path = fsspec.core.url_to_fs(pattern)
@@ -153,7 +153,7 @@ def _files(name: str, pattern: str, read: Callable[[str], Iterator[Record | Bad]
     return tuple(map(file, sorted(found)))
 
 
-def _readable(url: str, read: Callable[[str], Iterator[Record | Bad]]) -> Iterator[Record | Bad]:
+def _readable(url: str, read: Callable[[str], Iterator[Record | SkippedRecord]]) -> Iterator[Record | SkippedRecord]:
     try:
         yield from read(url)
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
@@ -164,32 +164,32 @@ def _shown(url: str) -> str:
     return url.removeprefix("file://")
 
 
-def _python_docs() -> Iterator[Record | Bad]:
+def _python_docs() -> Iterator[Record | SkippedRecord]:
     return (checked(place, (text,), ("text",)) for place, text in python_docs.documents())
 
 
-def _text(url: str) -> Iterator[Record | Bad]:
+def _text(url: str) -> Iterator[Record | SkippedRecord]:
     with fsspec.open(url, "rb", compression="infer") as file:
         yield checked(_shown(url), (file.read(),), ("text",))
 
 
-def _jsonl(url: str, names: tuple[str, ...]) -> Iterator[Record | Bad]:
+def _jsonl(url: str, names: tuple[str, ...]) -> Iterator[Record | SkippedRecord]:
     for place, entry in _lines(url):
-        yield entry if isinstance(entry, Bad) else checked(place, map(entry.get, names), names)
+        yield entry if isinstance(entry, SkippedRecord) else checked(place, map(entry.get, names), names)
 
 
-def _chat(url: str) -> Iterator[Record | Bad]:
+def _chat(url: str) -> Iterator[Record | SkippedRecord]:
     for place, entry in _lines(url):
-        if isinstance(entry, Bad):
+        if isinstance(entry, SkippedRecord):
             yield entry
             continue
         try:
-            yield from [Record(place, exchange) for exchange in chat.exchanges(entry)]
+            yield from [Record(place, exchange) for exchange in chat.prompt_completions(entry)]
         except ValueError as error:
-            yield Bad(place, str(error))
+            yield SkippedRecord(place, str(error))
 
 
-def _lines(url: str) -> Iterator[tuple[str, dict[str, Any] | Bad]]:
+def _lines(url: str) -> Iterator[tuple[str, dict[str, Any] | SkippedRecord]]:
     """Each line of JSON that is not empty, with its place."""
     with fsspec.open(url, "rb", compression="infer") as file:
         for number, line in enumerate(file, start=1):
@@ -199,14 +199,14 @@ def _lines(url: str) -> Iterator[tuple[str, dict[str, Any] | Bad]]:
             try:
                 entry = json.loads(line.decode())
             except UnicodeDecodeError:
-                yield place, Bad(place, "invalid UTF-8")
+                yield place, SkippedRecord(place, "invalid UTF-8")
             except (ValueError, RecursionError):
-                yield place, Bad(place, "broken JSON")
+                yield place, SkippedRecord(place, "broken JSON")
             else:
-                yield place, entry if isinstance(entry, dict) else Bad(place, "not a JSON object")
+                yield place, entry if isinstance(entry, dict) else SkippedRecord(place, "not a JSON object")
 
 
-def _parquet(url: str, names: tuple[str, ...]) -> Iterator[Record | Bad]:
+def _parquet(url: str, names: tuple[str, ...]) -> Iterator[Record | SkippedRecord]:
     import pyarrow
     import pyarrow.parquet
 
@@ -239,7 +239,7 @@ def _dtype(name: str, dtype: str) -> np.dtype:
     return parsed
 
 
-def _tokens(url: str, dtype: np.dtype) -> Iterator[Record | Bad]:
+def _tokens(url: str, dtype: np.dtype) -> Iterator[Record | SkippedRecord]:
     """Local files are mapped into memory, others are read into it."""
     path = _shown(url)
     if url.startswith("file://"):
@@ -251,7 +251,7 @@ def _tokens(url: str, dtype: np.dtype) -> Iterator[Record | Bad]:
         raise InputError(f"{path} holds {array.dtype}{list(array.shape)}, not integers [n] or [documents, n]")
     for number, document in enumerate(array if array.ndim == 2 else array[None]):
         place = f"{path}:{number}" if array.ndim == 2 else path
-        yield Record(place, document) if len(document) else Bad(place, "empty document")
+        yield Record(place, document) if len(document) else SkippedRecord(place, "empty document")
 
 
 def _mapped(path: str, dtype: np.dtype) -> np.ndarray:

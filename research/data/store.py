@@ -22,16 +22,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from research.data import cache, chat
-from research.data.chat import Exchange
-from research.data.sources import Bad, Record, Source
+from research.data.chat import PromptCompletion
+from research.data.sources import Record, SkippedRecord, Source
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
 
 log = logging.getLogger(__name__)
 
-CODE = tuple(
-    f"data/{name}.py" for name in ("chat", "coders", "python_docs", "sources", "store", "tfds_source", "tokenizers")
-)
+FORMAT = 3  # of a token store
 CHUNK = 1 << 21  # characters that are tokenised together
 BLOCK = 1 << 24  # integers that are copied together
 PLACES = 5  # that are kept of each kind of bad record
@@ -91,13 +89,13 @@ class Store:
 
 
 @dataclass
-class Skipped:
+class SkippedRecords:
     """Records that could not be used: how many of each kind, and the first places."""
 
     counts: Counter[str] = field(default_factory=Counter)
     places: dict[str, list[str]] = field(default_factory=dict)
 
-    def add(self, bad: Bad) -> None:
+    def add(self, bad: SkippedRecord) -> None:
         """Counts one more."""
         self.counts[bad.kind] += 1
         if self.counts[bad.kind] <= PLACES:
@@ -128,13 +126,13 @@ def prepare(source: Source, tokenizer: Tokenizer, below: Path, prefix: str = "",
             log.warning("%s: skipped %s", source.name, Store(unfinished).skipped)
 
     return Store(
-        cache.made(below / ("store-" + cache.key(CODE, source.fingerprint, tokenizer.digest, prefix, cut)), make)
+        cache.made(below / ("store-" + cache.key(FORMAT, source.fingerprint, tokenizer.digest, prefix, cut)), make)
     )
 
 
 def texts(source: Source) -> Iterator[str]:
     """Every usable text. Raises InputError if there is none."""
-    skipped = Skipped()
+    skipped = SkippedRecords()
     some = False
     for record in _usable(source.records(), skipped):
         if not isinstance(record.fields, tuple):
@@ -148,7 +146,7 @@ def texts(source: Source) -> Iterator[str]:
 def training_texts(source: Source, held_out: float | None, limit: int = 100_000_000) -> Iterator[str]:
     """The texts that a tokenizer may be trained on: of the documents that make up the first `limit` characters, all but
     the last fraction `held_out`. Raises InputError if the source has no text."""
-    skipped = Skipped()
+    skipped = SkippedRecords()
     documents: list[tuple[str, ...]] = []
     size = 0
     for record in _cut_single(_usable(source.records(), skipped), held_out):
@@ -170,7 +168,7 @@ def held_out_count(documents: int, fraction: float | None) -> int:
 
 def _write(folder: Path, source: Source, tokenizer: Tokenizer, prefix: str, cut: float | None) -> None:
     dtype = next(d for d in (np.uint8, np.uint16, np.uint32) if tokenizer.size - 1 <= np.iinfo(d).max)
-    skipped = Skipped()
+    skipped = SkippedRecords()
     lengths = array("q")  # of the parts of the documents
     console = Console(stderr=True)
     progress = Progress(
@@ -185,7 +183,7 @@ def _write(folder: Path, source: Source, tokenizer: Tokenizer, prefix: str, cut:
     with progress, open(folder / "tokens.bin", "wb") as file, ThreadPoolExecutor(1) as reader:
         task = progress.add_task("", total=sum(one.size for one in source.files) or None, tokens=0)
 
-        def all_records() -> Iterator[Record | Bad]:
+        def all_records() -> Iterator[Record | SkippedRecord]:
             for one in source.files:
                 yield from one.records()
                 progress.advance(task, one.size)
@@ -214,7 +212,7 @@ def _write(folder: Path, source: Source, tokenizer: Tokenizer, prefix: str, cut:
     (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
 
 
-def _usable(records: Iterable[Record | Bad], skipped: Skipped) -> Iterator[Record]:
+def _usable(records: Iterable[Record | SkippedRecord], skipped: SkippedRecords) -> Iterator[Record]:
     """The good ones; the others are counted."""
     for record in records:
         if isinstance(record, Record):
@@ -230,7 +228,7 @@ def _cut_single(records: Iterator[Record], cut: float | None) -> Iterator[Record
         yield from chain(first, records)
         return
     place, fields = first[0]
-    assert not isinstance(fields, Exchange)
+    assert not isinstance(fields, PromptCompletion)
     whole = fields if isinstance(fields, np.ndarray) else fields[0]
     middle = int(len(whole) * (1 - cut))
     for part in (whole[:middle], whole[middle:]):
@@ -251,14 +249,16 @@ def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
         yield chunk
 
 
-def _encoded(records: list[Record], tokenizer: Tokenizer, prefix: str, skipped: Skipped) -> Iterator[list[np.ndarray]]:
+def _encoded(
+    records: list[Record], tokenizer: Tokenizer, prefix: str, skipped: SkippedRecords
+) -> Iterator[list[np.ndarray]]:
     """The parts of the documents, one after the other, each as arrays to be joined: the first part of a document begins
     with the tokenizer's bos and every part ends with its eos, where it has them."""
     fields = [record.fields for record in records if isinstance(record.fields, tuple)]
     arrays = iter(tokenizer.encode_many([text for first, *second in fields for text in (prefix + first, *second)]))
     begin, end = ([] if i is None else [np.array([i])] for i in (tokenizer.bos, tokenizer.eos))
     for record in records:
-        if isinstance(record.fields, Exchange):
+        if isinstance(record.fields, PromptCompletion):
             yield from chat.encode(record.fields, tokenizer)
             continue
         if isinstance(record.fields, np.ndarray):
@@ -269,7 +269,7 @@ def _encoded(records: list[Record], tokenizer: Tokenizer, prefix: str, skipped: 
         if all(map(len, parts)):
             yield from ([*begin * (number == 0), part, *end] for number, part in enumerate(parts))
         else:
-            skipped.add(Bad(record.place, "no token"))
+            skipped.add(SkippedRecord(record.place, "no token"))
 
 
 def _check_ids(place: str, ids: np.ndarray, size: int) -> None:
@@ -291,12 +291,12 @@ def _append(file: BinaryIO, arrays: list[np.ndarray], dtype: type) -> None:
 
 
 def _is_pair(record: Record) -> bool:
-    return isinstance(record.fields, Exchange) or (isinstance(record.fields, tuple) and len(record.fields) == 2)
+    return isinstance(record.fields, PromptCompletion) or (isinstance(record.fields, tuple) and len(record.fields) == 2)
 
 
-def _size(fields: tuple[str, ...] | Exchange | np.ndarray) -> int:
+def _size(fields: tuple[str, ...] | PromptCompletion | np.ndarray) -> int:
     """Characters, or integers."""
-    if isinstance(fields, Exchange):
+    if isinstance(fields, PromptCompletion):
         return fields.size
     return len(fields) if isinstance(fields, np.ndarray) else sum(map(len, fields))
 
@@ -308,5 +308,5 @@ def _without_text(source: Source) -> InputError:
     return InputError(f"a tokenizer cannot be made from {source.name!r}, which holds {what}")
 
 
-def _nothing(source: Source, skipped: Skipped) -> InputError:
+def _nothing(source: Source, skipped: SkippedRecords) -> InputError:
     return InputError(f"data source {source.name!r} has no usable document: {str(skipped) or 'it is empty'}")

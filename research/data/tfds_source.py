@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from etils import epath
 
-from research.data.sources import Bad, File, Record, Source, checked, version
+from research.data.sources import File, Record, SkippedRecord, Source, checked, version
 from research.errors import InputError
 
 SPEC = re.compile(r"(?P<name>.+):(?P<split>\w+(\[[^\]]*\])?(\+\w+(\[[^\]]*\])?)*)(#(?P<fields>[^#]+))?")
@@ -37,7 +37,7 @@ def open(name: str) -> Source:
         raise InputError(f"data source {name!r}: choose one or two fields among {sorted(info.features)}, as in #FIELD")
 
     def file(shard: Any) -> File:
-        def records() -> Iterator[Record | Bad]:
+        def records() -> Iterator[Record | SkippedRecord]:
             for number, raw in reader(shard):
                 yield _record(f"{shard.filename}:{number}", raw, info.features, fields)
 
@@ -91,11 +91,11 @@ def _info(name: str, dataset: str) -> Any:
         ) from error
 
 
-def _record(place: str, raw: bytes, features: Any, fields: tuple[str, ...]) -> Record | Bad:
+def _record(place: str, raw: bytes, features: Any, fields: tuple[str, ...]) -> Record | SkippedRecord:
     try:
         example = features.deserialize_example_np(raw)
     except Exception:  # whatever the parser of a damaged example meets first
-        return Bad(place, "damaged example")
+        return SkippedRecord(place, "damaged example")
     return checked(place, (example[field] for field in fields), fields)
 
 

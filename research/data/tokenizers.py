@@ -25,12 +25,13 @@ import numpy as np
 
 from research import config
 from research.data import hub
-from research.data.coders import Bytes, Characters, Coder, HuggingFace, Integers, SentencePiece
+from research.data.tokenizer_backends import Bytes, Characters, HuggingFace, Integers, SentencePiece, TokenizerBackend
 from research.errors import InputError
 from research.objectives import Vocabulary
 
 KINDS = {coder.kind: coder for coder in (Bytes, Characters, Integers, SentencePiece, HuggingFace)}
 SENTINELS = 100  # as many as T5 has
+FORMAT = 3  # of a tokenizer that is made from text
 FILES = ("tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt", "*.model", "chat_template.jinja")
 
 
@@ -38,7 +39,7 @@ FILES = ("tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt
 class Tokenizer:
     """Text to ids and back. Ids of the coder come first; special tokens that it lacks have the ids after them."""
 
-    coder: Coder
+    coder: TokenizerBackend
     names: dict[int, str] = field(default_factory=dict)  # every special token, as it is shown
     bos: int | None = None
     eos: int | None = None

@@ -13,8 +13,8 @@ from dataclasses import replace
 import numpy as np
 
 from research.evaluation import metrics
-from research.evaluation.requests import Outcome, Scorable, Score
 from research.evaluation.statistics import Sums
+from research.inference.requests import Outcome, Scorable, Score
 
 
 def even(outcomes: Sequence[Outcome]) -> list[Outcome]:

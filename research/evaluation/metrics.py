@@ -18,8 +18,8 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from research.evaluation.requests import Outcome, Scorable
 from research.evaluation.statistics import Aggregate, Sums, ratio
+from research.inference.requests import Outcome, Scorable
 
 Rows = Float[np.ndarray, "items sums"]
 

@@ -10,25 +10,25 @@ from typing import Any, Protocol
 
 import jax
 
-from research import config, models
+from research import config, models, sharding
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
-from research.evaluation import asking, baselines, metrics, scoring, statistics, writing
-from research.evaluation.asking import Manner
-from research.evaluation.cache import Cache, fingerprint
-from research.evaluation.requests import Continuation, Item, Outcome, Scorable, Score
-from research.evaluation.scoring import Model
+from research.evaluation import baselines, metrics, statistics
+from research.evaluation.answer_cache import Cache, fingerprint
 from research.evaluation.statistics import Estimate, Sums
 from research.evaluation.tasks import FOLDER, Questions
+from research.inference import batch_generation, prompting, scoring
+from research.inference.prompting import PromptFormat
+from research.inference.requests import Continuation, Item, Outcome, Scorable, Score
+from research.inference.scoring import Model
 from research.models import Params
-from research.training import sharding
-from research.training.sharding import Layout
+from research.sharding import Layout
 
 STOP_WORDS = frozenset((FOLDER / "stop_words.txt").read_text().split())
 Progress = Callable[[float, str], None]  # the share that is done, of what
 
 
-class Trained(Model, asking.Trained, Protocol):
+class Trained(Model, prompting.Trained, Protocol):
     """A model, and what it was trained to do."""
 
 
@@ -47,7 +47,7 @@ class Subject:
 
     name: str  # as it is shown
     model: Model
-    manner: Manner
+    manner: PromptFormat
     cache: Cache
     layout: Layout | None = None
 
@@ -114,7 +114,7 @@ def subjects(
     """
     return [
         Subject(name, model, how, Cache(folder / f"{fingerprint(model, how)}.jsonl"), layout)
-        for how in asking.manners(model, manner, length)
+        for how in prompting.prompt_formats(model, manner, length)
     ]
 
 
@@ -187,7 +187,7 @@ def _written(subject: Subject, questions: Questions, progress: Progress) -> list
     """What the model writes for each item, and how probable that is."""
     wanted = [item.generation for item in questions.items if item.generation is not None]
     new = [request for request in dict.fromkeys(wanted) if subject.cache.get(request) is None]
-    for done in writing.write(subject.model, subject.manner, new):
+    for done in batch_generation.write(subject.model, subject.manner, new):
         subject.cache.put((new[number], text) for number, text in done.texts)
         progress(done.share, f"{questions.task.name}, {subject.name}")
     outputs = [str(subject.cache.get(request)) for request in wanted]
@@ -271,6 +271,6 @@ def _truncated(subject: Subject, outcomes: Sequence[Outcome]) -> int:
     return sum(
         any(score.truncated for score in outcome.scores)
         if outcome.item.generation is None
-        else asking.begin(subject.manner, outcome.item.generation)[1] > 0
+        else prompting.begin(subject.manner, outcome.item.generation)[1] > 0
         for outcome in outcomes
     )

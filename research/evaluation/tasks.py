@@ -20,12 +20,12 @@ import cattrs
 import yaml
 
 from research.errors import InputError
-from research.evaluation import detokenisers, sources
-from research.evaluation.generated import GENERATORS, Draw
-from research.evaluation.generation import Sampling
-from research.evaluation.requests import Continuation, Generation, Infill, Item, Rolling, Scorable
-from research.evaluation.sources import Record, Source
+from research.evaluation import datasets, detokenisers
+from research.evaluation.datasets import Record, Source
+from research.evaluation.generated_tasks import GENERATORS, Draw
 from research.evaluation.templates import Expression
+from research.inference.generation import Sampling
+from research.inference.requests import Continuation, Generation, Infill, Item, Rolling, Scorable
 
 FOLDER = Path(__file__).parent / "tasks"
 ALLOWED = {
@@ -131,10 +131,10 @@ def open(task: Task, data: Sequence[Path], shots: int | None = None, limit: int 
       InputError: if no source is here or it is corrupt, if a template names a field that a record lacks, or if other
         records are too few for the worked examples.
     """
-    loaded = sources.load(task.name, task.sources, data)
+    loaded = datasets.load(task.name, task.sources, data)
     shots = task.shots if shots is None else shots
     own = not task.shot_sources or not shots
-    pool = loaded.records if own else sources.load(task.name, task.shot_sources, data).records
+    pool = loaded.records if own else datasets.load(task.name, task.shot_sources, data).records
     writer = _Writer(task)
     items = []
     for number, record in enumerate(loaded.records[:limit]):

@@ -9,7 +9,7 @@ import tokenizers as library
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from research.data.coders import Bytes, Characters, HuggingFace, Integers, SentencePiece
+from research.data.tokenizer_backends import Bytes, Characters, HuggingFace, Integers, SentencePiece
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
 

@@ -73,7 +73,7 @@ def _variants(experiment: Experiment, topology: Topology) -> Iterator[Experiment
 def rough(experiment: Experiment, topology: Topology, parameters: int) -> Rough:
     """Memory and time of a step with all sizes of the mesh given, from sizes alone."""
     model, data, mesh, step = experiment.model, experiment.data, experiment.mesh, experiment.step
-    chip, width = topology.chip, 2 if step.compute == "bfloat16" else 4
+    chip, width = topology.chip, 2 if step.compute_dtype == "bfloat16" else 4
     shard = mesh.fsdp * mesh.tensor
     micro = data.batch // step.accumulation // (mesh.data * mesh.fsdp)
     tokens = micro * data.length // mesh.context

@@ -15,12 +15,13 @@ from typing import Any
 import cattrs
 import numpy as np
 
-from research import config, xla_flags
+from research import config
 from research.config import Experiment
 from research.errors import InputError
 from research.planning import counting, hlo
 from research.planning.chips import Topology
 from research.planning.counting import Piece
+from research.runtime import xla_flags
 
 MARK = "planned: "  # begins the line with the result, among whatever else compilers print
 
@@ -110,13 +111,14 @@ def main() -> None:
 def _compile(experiment: Experiment, topology: Topology) -> Compiled:
     import jax
 
+    from research import sharding
     from research.planning import memory
-    from research.training import loop, sharding
+    from research.runs import loop
 
     if experiment.model.attention == "cudnn":  # only a GPU can compile it
         experiment = replace(experiment, model=replace(experiment.model, attention="plain"))
     devices = _devices(topology)
-    programs = loop.programs(experiment, devices)
+    programs = loop.compiled_steps(experiment, devices)
     layout, data = programs.layout, experiment.data
     source = (data.source_length or data.length) if experiment.model.encoder_depth else None
     batch = sharding.abstract_batch(layout, data.batch, data.length, source)

@@ -9,12 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research import objectives
+from research import objectives, sharding
 from research.config import Experiment
 from research.planning.chips import GIB
-from research.training import sharding
-from research.training.loop import Programs
-from research.training.sharding import Layout
+from research.runs.loop import CompiledSteps
+from research.sharding import Layout
 from research.training.step import summed_loss
 
 
@@ -28,7 +27,7 @@ def whole(tree: Any) -> float:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def activations(experiment: Experiment, programs: Programs) -> float:
+def activations(experiment: Experiment, programs: CompiledSteps) -> float:
     """What JAX keeps of a microbatch for the backward pass, on one device: the residuals of the loss as they are
     traced, without the parameters among them. An axis is taken to be split as the logical axis of that length."""
     model, data, layout = experiment.model, experiment.data, programs.layout
@@ -38,7 +37,7 @@ def activations(experiment: Experiment, programs: Programs) -> float:
 
     def cast(leaf: Any) -> jax.ShapeDtypeStruct:
         floating = jnp.issubdtype(leaf.dtype, jnp.floating)
-        return jax.ShapeDtypeStruct(leaf.shape, experiment.step.compute if floating else leaf.dtype)
+        return jax.ShapeDtypeStruct(leaf.shape, experiment.step.compute_dtype if floating else leaf.dtype)
 
     params = jax.tree.map(cast, programs.state.params)
     key = jax.eval_shape(lambda: jax.random.key(0)) if model.dropout else None

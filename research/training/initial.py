@@ -12,8 +12,8 @@ from research.config import Model
 from research.data import tokenizers
 from research.data.tokenizers import Tokenizer
 from research.models import Params, adapters
+from research.sharding import Layout, parameter_shardings
 from research.training import checkpoint, state
-from research.training.sharding import Layout, parameter_shardings
 
 KEPT = ("dropout", "unroll", "remat", "attention", "lora", "bits")  # fields of a model that say how it is trained
 Finish = Callable[[str, jax.Array], Mapping[str, jax.Array]]  # what is kept of a parameter, by path

@@ -13,8 +13,8 @@ from jaxtyping import Array, Int, PRNGKeyArray, UInt32
 from research import models
 from research.config import Model
 from research.models import Params
-from research.training.freezing import split
-from research.training.sharding import Layout, optimizer_shardings, parameter_shardings
+from research.sharding import Layout, optimizer_shardings, parameter_shardings
+from research.training.partition import partition
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["step", "params", "optimizer_state", "seed"], meta_fields=[])
@@ -61,7 +61,7 @@ def begin(
 ) -> TrainState:
     """The state before the first step, with given parameters. `like` is from `abstract`."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, like.optimizer_state)
-    optimizer_state = jax.jit(optimizer.init, out_shardings=shardings)(split(params, frozen)[0])
+    optimizer_state = jax.jit(optimizer.init, out_shardings=shardings)(partition(params, frozen)[0])
     rest = {"step": jnp.int32(0), "seed": jnp.uint32(seed % 2**32)}
     placed = {name: jax.device_put(value, getattr(like, name).sharding) for name, value in rest.items()}
     return TrainState(params=params, optimizer_state=optimizer_state, **placed)
@@ -74,7 +74,7 @@ def abstract(
     `frozen`, the paths of parameters that are not trained."""
     shapes = jax.eval_shape(partial(_create, model, optimizer, frozen), jnp.uint32(0))
     params = parameter_shardings(layout, models.axes(model))
-    trained, shardings_of_trained = (split(tree, frozen)[0] for tree in (shapes.params, params))
+    trained, shardings_of_trained = (partition(tree, frozen)[0] for tree in (shapes.params, params))
     shardings = replace(
         jax.tree.map(lambda _: layout.replicated, shapes),
         params=params,
@@ -89,4 +89,4 @@ def _create(
     model: Model, optimizer: optax.GradientTransformation, frozen: frozenset[str], seed: UInt32[Array, ""]
 ) -> TrainState:
     params = models.init(model, key(seed, 0, "parameters"))
-    return TrainState(jnp.int32(0), params, optimizer.init(split(params, frozen)[0]), seed)
+    return TrainState(jnp.int32(0), params, optimizer.init(partition(params, frozen)[0]), seed)

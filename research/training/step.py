@@ -13,10 +13,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from research import config, models
 from research.models import Params
 from research.objectives.batch import Batch
+from research.sharding import Layout, logical_rules, parameter_shardings
 from research.training import state as states
-from research.training.freezing import join, split
 from research.training.loss import cross_entropy
-from research.training.sharding import Layout, logical_rules, parameter_shardings
+from research.training.partition import combine, partition
 from research.training.state import TrainState
 
 
@@ -73,7 +73,7 @@ def make_eval_step(model: config.Model, step: config.Step, layout: Layout, causa
 
     def run(params: Params, batch: Batch) -> Rows:
         with logical_rules(layout):
-            return summed_loss(model, step, layout, _cast(params, step.compute), batch, None, causal)[1]
+            return summed_loss(model, step, layout, _cast(params, step.compute_dtype), batch, None, causal)[1]
 
     shardings = parameter_shardings(layout, models.axes(model))
     return jax.jit(run, in_shardings=(shardings, layout.batch), out_shardings=layout.replicated)
@@ -93,12 +93,16 @@ def train_step(
     """One optimizer step on the gradient of the weighted mean loss over the global batch.
 
     A batch without any weight has loss and gradient 0. The masters stay float32; what is differentiated is their copy
-    in `step.compute`, made once for all microbatches.
+    in `step.compute_dtype`, made once for all microbatches.
     """
-    trained, fixed = split(state.params, frozen)
-    compute, fixed_compute, key = _cast(trained, step.compute), _cast(fixed, step.compute), state.key_for("dropout")
+    trained, fixed = partition(state.params, frozen)
+    compute, fixed_compute, key = (
+        _cast(trained, step.compute_dtype),
+        _cast(fixed, step.compute_dtype),
+        state.key_for("dropout"),
+    )
     differentiate = partial(
-        _gradients, model, step, layout, split(shardings, frozen)[0], compute, fixed_compute, causal
+        _gradients, model, step, layout, partition(shardings, frozen)[0], compute, fixed_compute, causal
     )
     gradients, rows = _accumulated(differentiate, step, key, batch)
     weight = jnp.sum(rows.weights)
@@ -112,7 +116,7 @@ def train_step(
         parameter_norm=optax.tree.norm(trained),
         rows=rows,
     )
-    return state.advance(join(optax.apply_updates(trained, updates), fixed), optimizer_state), metrics
+    return state.advance(combine(optax.apply_updates(trained, updates), fixed), optimizer_state), metrics
 
 
 def summed_loss(
@@ -146,7 +150,7 @@ def _gradients(
     """Float32 gradients of the summed loss with respect to `params`, split as these are; `fixed` are the others."""
     key_or_none = key if model.dropout > 0 else None
     (_, rows), gradients = jax.value_and_grad(
-        lambda params: summed_loss(model, step, layout, join(params, fixed), batch, key_or_none, causal),
+        lambda params: summed_loss(model, step, layout, combine(params, fixed), batch, key_or_none, causal),
         has_aux=True,
     )(params)
     gradients = jax.tree.map(lambda gradient: gradient.astype(jnp.float32), gradients)

@@ -5,7 +5,7 @@ from typing import Any
 from research import config
 from research.config import Causal, Masked, Model, SpanCorruption
 from research.data import tokenizers
-from research.lm import LanguageModel
+from research.inference.language_model import LanguageModel
 from tests.models import tiny
 
 OBJECTIVES = (Causal(), Masked(), SpanCorruption())

@@ -10,7 +10,7 @@ import numpy as np
 from research import config
 from research.config import Causal, Experiment, Masked, Model, Schedule
 from research.data import tokenizers
-from research.training import run_folder
+from research.runs import run_folder
 
 STEPS = 40
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from research import report
+from research.commands import report
 from tests.analysis.runs import evaluate, experiment, write
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")

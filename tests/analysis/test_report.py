@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from research import report
-from research.analysis import curves, runs, scores, spent, summary
+from research.analysis import curves, runs, scores, summary, time_spent
+from research.commands import report
 from research.errors import InputError
 from tests.analysis.runs import STEPS, evaluate, experiment, write
 
@@ -110,13 +110,13 @@ def _without_interval(result: dict) -> dict:
 
 def test_time_is_what_was_recorded_last(folder, other):
     whole, half = runs.read([folder, other])
-    parts = spent.time(whole)
+    parts = time_spent.time(whole)
     assert {part.name: part.seconds for part in parts} == {"training": 20, "compiling": 3, "waiting": 20}
     assert sum(part.share for part in parts) == pytest.approx(100)
-    assert spent.time(half)[0].seconds == 10
+    assert time_spent.time(half)[0].seconds == 10
     ended = replace(whole, result={**whole.result, "spent": {"training": 25.0}})
-    assert [part.seconds for part in spent.time(ended)] == [25]
-    assert spent.time(replace(whole, records=[], result=None)) == []
+    assert [part.seconds for part in time_spent.time(ended)] == [25]
+    assert time_spent.time(replace(whole, records=[], result=None)) == []
 
 
 def test_what_is_no_run_folder_is_refused(tmp_path):
@@ -145,5 +145,5 @@ def test_a_page_of_a_long_run_is_quick_and_small(folder):
 
 
 def test_the_command_line_is_answered_without_heavy_imports():
-    code = "import research.report, sys; sys.exit('jax' in sys.modules)"
+    code = "import research.commands.report, sys; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

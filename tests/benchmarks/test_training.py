@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from research.benchmarks import feeding, saving, training
+from research.benchmarks import checkpointing, data_loading, training
 from research.config import Causal, Data, Experiment, Masked, Model, Optimizer, Schedule
 from research.models import families
 
@@ -27,19 +27,19 @@ def test_ours_counts_tokens_and_seconds():
 
 
 def test_the_loader_alone_gives_the_batches_of_the_run():
-    facts, turn = feeding.loading(SMALL)
+    facts, turn = data_loading.loading(SMALL)
     assert facts["tokens"] == 8 * 32 and turn(5)["rate"] > 0
 
 
 def test_tokenising_counts_the_tokens_of_the_source():
-    facts, turn = feeding.preparing(SMALL)
+    facts, turn = data_loading.preparing(SMALL)
     assert facts["tokens"] > 100_000
     assert turn(1)["rate"] > 0
 
 
 def test_a_turn_with_a_save_takes_its_steps_and_leaves_nothing_open():
     for saving_too in (True, False):
-        facts, turn = saving.steps(SMALL, saving_too)
+        facts, turn = checkpointing.steps(SMALL, saving_too)
         assert facts["bytes"] > 3 * 4 * 2 * 12 * 32**2  # parameters and two moments
         for _ in range(2):
             measured = turn(2)

@@ -9,8 +9,8 @@ import tokenizers as library
 from research import config, data, objectives
 from research.config import Data, Experiment, Instruction
 from research.data import chat, sources, tokenizers
-from research.data.coders import HuggingFace
-from research.data.sources import Bad
+from research.data.sources import SkippedRecord
+from research.data.tokenizer_backends import HuggingFace
 from research.errors import InputError
 
 TEMPLATE = (
@@ -30,7 +30,7 @@ def tokenizer() -> tokenizers.Tokenizer:
     return tokenizers.Tokenizer(HuggingFace(made.to_str()), names, eos=257, chat_template=TEMPLATE)
 
 
-def encoded(tokenizer, exchange: chat.Exchange) -> tuple[str, str]:
+def encoded(tokenizer, exchange: chat.PromptCompletion) -> tuple[str, str]:
     before, answer = (np.concatenate(part) for part in chat.encode(exchange, tokenizer))
     return tokenizer.coder.decode(before.tolist()), tokenizer.coder.decode(answer.tolist())
 
@@ -41,7 +41,7 @@ def said(role: str, content: str) -> dict[str, str]:
 
 def test_every_answer_of_a_conversation_is_an_exchange(tokenizer):
     messages = [said("user", "Hi"), said("assistant", "Hello"), said("user", "Bye"), said("assistant", "See you")]
-    first, second = chat.exchanges({"messages": messages})
+    first, second = chat.prompt_completions({"messages": messages})
     assert encoded(tokenizer, first) == ("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", "Hello<|im_end|>\n")
     before, answer = encoded(tokenizer, second)
     assert before.endswith("Hello<|im_end|>\n<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n")
@@ -49,9 +49,9 @@ def test_every_answer_of_a_conversation_is_an_exchange(tokenizer):
 
 
 def test_prompt_and_completion_are_texts_or_messages(tokenizer):
-    (plain,) = chat.exchanges({"prompt": "2 + 2 =", "completion": " 4", "id": 3})
+    (plain,) = chat.prompt_completions({"prompt": "2 + 2 =", "completion": " 4", "id": 3})
     assert encoded(tokenizer, plain) == ("2 + 2 =", " 4<|im_end|>")
-    (templated,) = chat.exchanges({"prompt": [said("user", "Hi")], "completion": [said("assistant", "Hello")]})
+    (templated,) = chat.prompt_completions({"prompt": [said("user", "Hi")], "completion": [said("assistant", "Hello")]})
     assert encoded(tokenizer, templated)[1] == "Hello<|im_end|>\n"
 
 
@@ -72,11 +72,11 @@ def test_marks_that_a_template_writes_are_single_tokens(tokenizer):
 def test_what_cannot_be_used_is_told(tmp_path, entry, complaint):
     (tmp_path / "chat.jsonl").write_text(json.dumps(entry))
     (bad,) = sources.records(f"chat:{tmp_path}/chat.jsonl")
-    assert isinstance(bad, Bad) and complaint in bad.kind
+    assert isinstance(bad, SkippedRecord) and complaint in bad.kind
 
 
 def test_a_tokenizer_without_template_is_refused(tokenizer):
-    exchange = chat.Exchange((said("user", "a"),), "b")
+    exchange = chat.PromptCompletion((said("user", "a"),), "b")
     with pytest.raises(InputError, match="no chat template"):
         chat.encode(exchange, tokenizers.load("bytes"))
 

@@ -10,12 +10,12 @@ import pyarrow.parquet
 import pytest
 
 from research.data import sources
-from research.data.sources import Bad, Record
+from research.data.sources import Record, SkippedRecord
 from research.errors import InputError
 
 
 def kinds(name):
-    return [r.kind for r in sources.records(name) if isinstance(r, Bad)]
+    return [r.kind for r in sources.records(name) if isinstance(r, SkippedRecord)]
 
 
 def fields(name):
@@ -54,7 +54,7 @@ def test_bad_lines_are_named_one_by_one_and_the_others_are_read(tmp_path):
     (tmp_path / "x.jsonl").write_bytes(b"\n".join(lines))
     name = f"jsonl:{tmp_path}/x.jsonl#text"
     assert fields(name) == [("good",), ("also good",)]
-    bad = [record for record in sources.records(name) if isinstance(record, Bad)]
+    bad = [record for record in sources.records(name) if isinstance(record, SkippedRecord)]
     assert [(record.place.rpartition(":")[2], record.kind) for record in bad] == [
         ("2", "broken JSON"),
         ("3", "not a JSON object"),

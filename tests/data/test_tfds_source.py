@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from research.data import sources
-from research.data.sources import Bad, Record
+from research.data.sources import Record, SkippedRecord
 from research.errors import InputError
 
 DOCUMENTS = {
@@ -87,7 +87,9 @@ def test_both_formats_give_the_same_order_and_slices_are_parts_of_it(prepared, a
 
 def test_fields_and_bad_examples(folder):
     assert sorted(texts(f"tfds:{folder}:test#title,text")) == [("title 0", "held out"), ("title 2", "last")]
-    assert [r.kind for r in sources.records(f"tfds:{folder}:test") if isinstance(r, Bad)] == ["empty document"]
+    assert [r.kind for r in sources.records(f"tfds:{folder}:test") if isinstance(r, SkippedRecord)] == [
+        "empty document"
+    ]
     assert [r.kind for r in sources.records(f"tfds:{folder}:test#n")] == ["field 'n' is not text"] * 3
 
 
@@ -126,7 +128,7 @@ def test_a_damaged_example_is_named(as_tfrecord, tmp_path):
         if "tiny-train.tfrecord-00000" in file.name:
             content[12:20] = b"\xff" * 8
         (tmp_path / file.name).write_bytes(content)
-    bad = [r for r in sources.records(f"tfds:{tmp_path}:train") if isinstance(r, Bad)]
+    bad = [r for r in sources.records(f"tfds:{tmp_path}:train") if isinstance(r, SkippedRecord)]
     assert [record.kind for record in bad] == ["damaged example"]
     assert "tfrecord-00000" in bad[0].place
 

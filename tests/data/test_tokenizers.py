@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from research import config
 from research.data import tokenizers
-from research.data.coders import Characters
+from research.data.tokenizer_backends import Characters
 from research.errors import InputError
 from tests.data.shared import SHARED, needs_shared
 

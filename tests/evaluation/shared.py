@@ -8,9 +8,9 @@ import numpy as np
 
 from research import config, models
 from research.data import tokenizers
-from research.data.coders import Bytes
+from research.data.tokenizer_backends import Bytes
 from research.data.tokenizers import Tokenizer
-from research.evaluation.asking import Manner
+from research.inference.prompting import PromptFormat
 from research.objectives import Example, row, stack
 from tests.models import tiny
 
@@ -41,8 +41,8 @@ def model(length: int = 64, **changes: Any) -> Model:
     return Model(resolved, tiny.parameters(resolved))
 
 
-def manner(objective: config.Objective, length: int = 64, source_length: int | None = None) -> Manner:
-    return Manner(objective, TOKENIZER, length, source_length)
+def manner(objective: config.Objective, length: int = 64, source_length: int | None = None) -> PromptFormat:
+    return PromptFormat(objective, TOKENIZER, length, source_length)
 
 
 def alone(model: Model, example: Example) -> np.ndarray:

@@ -7,8 +7,8 @@ import pytest
 import sacrebleu
 
 from research.evaluation import baselines, metrics
-from research.evaluation.requests import Continuation, Generation, Item, Outcome, Rolling, Score
 from research.evaluation.statistics import estimate
+from research.inference.requests import Continuation, Generation, Item, Outcome, Rolling, Score
 
 
 def score(log_probability: float, text: str, greedy: bool = False) -> Score:

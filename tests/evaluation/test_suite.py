@@ -11,19 +11,20 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from research import config, lm
-from research.evaluation import baselines, comparing, metrics, report, scoring, suite, tasks
-from research.evaluation.cache import Cache
-from research.evaluation.requests import Continuation, Outcome, Score
+from research import config
+from research.evaluation import baselines, comparison, metrics, result_files, suite, tasks
+from research.evaluation.answer_cache import Cache
 from research.evaluation.suite import Subject
 from research.evaluation.tasks import Questions
+from research.inference import language_model, scoring
+from research.inference.requests import Continuation, Outcome, Score
 from tests.evaluation.shared import TOKENIZER, model
 
 
 @pytest.fixture(scope="module")
-def checkpoint() -> lm.LanguageModel:
+def checkpoint() -> language_model.LanguageModel:
     tiny = model(max_positions=192)
-    return lm.LanguageModel(tiny.config, tiny.params, TOKENIZER, (config.Causal(), config.Masked()))
+    return language_model.LanguageModel(tiny.config, tiny.params, TOKENIZER, (config.Causal(), config.Masked()))
 
 
 def subject(checkpoint, folder, number: int = 0) -> Subject:
@@ -193,7 +194,7 @@ def test_kinds_of_scores_are_in_tables_of_their_own(checkpoint, copying, tmp_pat
     results.append(suite.not_applicable(subject(checkpoint, tmp_path), infill, "the model was not trained to do this"))
     console = Console(width=160)
     with console.capture() as capture:
-        console.print(report.tables(results))
+        console.print(result_files.tables(results))
     text = capture.get()
     exact, pseudo = text.split("tiny, asked as masked: pseudo scores")
     assert "tiny, asked as causal: exact scores" in exact and "n/a" in exact and "docs_infill" not in pseudo
@@ -203,12 +204,12 @@ def test_results_are_merged_and_rows_can_be_read(checkpoint, copying, tmp_path):
     asked = subject(checkpoint, tmp_path / "answers")
     outcomes = suite.answer(asked, copying)
     result = suite.measure(asked, copying, outcomes, {})
-    report.write(tmp_path, [result], ())
-    report.write(tmp_path, [replace(result, task="other")], ())
-    report.write(tmp_path, [replace(result, truncated=5)], ())
+    result_files.write(tmp_path, [result], ())
+    result_files.write(tmp_path, [replace(result, task="other")], ())
+    result_files.write(tmp_path, [replace(result, truncated=5)], ())
     kept = json.loads((tmp_path / "results.json").read_text())
     assert [(r["task"], r["truncated"]) for r in kept] == [("other", 0), ("copying", 5)]
-    report.write_rows(tmp_path, result, outcomes)
+    result_files.write_rows(tmp_path, result, outcomes)
     (path,) = (tmp_path / "rows").rglob("*.jsonl")
     assert path.relative_to(tmp_path / "rows") == Path("tiny/causal/copying.jsonl")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -226,16 +227,16 @@ def test_two_checkpoints_are_compared_item_by_item(checkpoint, copying, tmp_path
 
     surer = [replace(o, scores=tuple(shifted(s, n == o.item.gold) for n, s in enumerate(o.scores))) for o in outcomes]
     other = replace(suite.measure(asked, copying, surer, {}), checkpoint="other")
-    found = {one.metric: one for one in comparing.compare(first, other, outcomes, surer)}
+    found = {one.metric: one for one in comparison.compare(first, other, outcomes, surer)}
     bits = found["gold_bits_per_byte"]
     letters = sum(len(o.item.options[0].text) for o in outcomes)
     tokens = sum(len(o.scores[0].log_probabilities) for o in outcomes)
     assert bits.difference.value == pytest.approx(-tokens / math.log(2) / letters, rel=1e-4)
     assert bits.difference.high < 0 and bits.verdict == "other is better"
-    same = comparing.compare(first, replace(first, checkpoint="other"), outcomes, outcomes)
+    same = comparison.compare(first, replace(first, checkpoint="other"), outcomes, outcomes)
     assert {one.verdict for one in same} == {"no difference shown"}
     with pytest.raises(AssertionError, match="one kind"):
-        comparing.compare(first, replace(other, kind="pseudo"), outcomes, surer)
+        comparison.compare(first, replace(other, kind="pseudo"), outcomes, surer)
 
 
 def test_the_null_of_a_length_biased_score_is_in_the_verdict(checkpoint, tmp_path):
@@ -258,7 +259,7 @@ def test_the_null_of_a_length_biased_score_is_in_the_verdict(checkpoint, tmp_pat
     assert accuracy.verdict.startswith("above chance, but not above")
     console = Console(width=200)
     with console.capture() as capture:
-        console.print(report.tables([suite.measure(asked, questions, suite.answer(asked, questions), {})]))
+        console.print(result_files.tables([suite.measure(asked, questions, suite.answer(asked, questions), {})]))
     assert "0.750" in capture.get() and "but not above" in capture.get()
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from research.errors import InputError
-from research.evaluation import generated, sources, tasks
-from research.evaluation.requests import Continuation, Generation, Infill, Rolling
+from research.evaluation import datasets, generated_tasks, tasks
 from research.evaluation.tasks import Questions
+from research.inference.requests import Continuation, Generation, Infill, Rolling
 
 GENERATED = [name for name in tasks.names() if tasks.load(name).sources[0].generate]
 LOCAL = {
@@ -99,7 +99,7 @@ def test_generated_answers_are_right():
 
 
 def test_words_of_each_length_are_enough_for_wrong_options():
-    lengths = [len(word) for word in generated.WORDS]
+    lengths = [len(word) for word in generated_tasks.WORDS]
     assert min(lengths.count(length) for length in set(lengths)) >= 20
 
 
@@ -107,7 +107,7 @@ def test_words_of_each_length_are_enough_for_wrong_options():
 def test_the_real_files_are_read(name, shared):
     asked = tasks.open(tasks.load(name), [shared / "data/eval"], limit=50)
     task = asked.task
-    whole = sources.load(name, task.sources, [shared / "data/eval"])
+    whole = datasets.load(name, task.sources, [shared / "data/eval"])
     assert len(whole.records) == LOCAL[name] and len(asked.items) == 50
     for item in asked.items:
         if task.kind == "generate":

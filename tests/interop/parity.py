@@ -18,7 +18,7 @@ import transformers
 
 import research
 from research import interop, models
-from research.evaluation.generation import Sampling
+from research.inference.generation import Sampling
 from research.interop import huggingface, mapping
 from research.objectives import Batch
 from tests.interop import peers, smollm2, tokenizer_peers

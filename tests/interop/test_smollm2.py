@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import research
-from research import interop, lm
+from research import interop
+from research.inference import language_model
 from tests.interop import smollm2
 from tests.interop.texts import TEXTS
 
@@ -23,7 +24,7 @@ REFERENCE = [  # context, continuation, probability; by transformers 5.23
 
 
 @pytest.fixture(scope="module")
-def model() -> lm.LanguageModel:
+def model() -> language_model.LanguageModel:
     return research.load(smollm2.path())
 
 

@@ -9,10 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from research import config, interop, models
+from research import config, interop, models, sharding
 from research.config import Mesh, Model
 from research.data import tokenizers
-from research.training import sharding
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -17,9 +17,9 @@ import pytest
 from research import models
 from research.config import Checkpoint, Mesh, Optimizer
 from research.errors import InputError
+from research.sharding import layout
 from research.training import checkpoint, state
 from research.training.optimizer import optimizer
-from research.training.sharding import layout
 from tests.models import tiny
 
 FOUR, OTHER = Mesh(data=2, fsdp=2, tensor=2), Mesh(data=1, fsdp=4, tensor=2)

@@ -9,8 +9,8 @@ import optax
 import pytest
 
 from research.config import Mesh, Step
+from research.sharding import layout, shard_batch
 from research.training import state as states
-from research.training.sharding import layout, put
 from research.training.step import make_train_step
 from tests.models import tiny
 
@@ -68,7 +68,7 @@ def gradients(architecture, kind, mesh=ONE, accumulation=1):
     whole, run = compiled(architecture, mesh, accumulation)
     before = initial(architecture)[1](whole)
     params = jax.device_get(before.params)
-    after, metrics = jax.device_get(run(before, put(whole, batch(kind))))
+    after, metrics = jax.device_get(run(before, shard_batch(whole, batch(kind))))
     return metrics, jax.tree.map(np.subtract, params, after.params)
 
 

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from research import config, models, objectives
+from research import config, models, objectives, sharding
 from research.objectives import Batch, Vocabulary
-from research.training import optimizer, sharding, state, step
+from research.training import optimizer, state, step
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -60,7 +60,7 @@ def test_loss_curve_is_that_of_transformers(name):
     take = step.make_train_step(model, update, config.Step(), layout)
     ours = []
     for batch in data:
-        run, metrics = take(run, sharding.put(layout, batch))
+        run, metrics = take(run, sharding.shard_batch(layout, batch))
         ours.append(float(metrics.loss))
 
     theirs = peer_losses(peer, data, [float(schedule(number)) for number in range(STEPS)])

@@ -5,9 +5,9 @@ import numpy as np
 
 from research import models
 from research.config import Mesh, Optimizer
+from research.sharding import layout
 from research.training import state
 from research.training.optimizer import optimizer
-from research.training.sharding import layout
 from tests.models import tiny
 
 MODEL = tiny.model()

@@ -10,9 +10,9 @@ import optax
 
 from research import models
 from research.config import Mesh, Optimizer, Schedule, Step
+from research.sharding import layout, shard_batch
 from research.training import state as states
 from research.training.optimizer import optimizer, schedule
-from research.training.sharding import layout, put
 from research.training.step import make_eval_step, make_train_step
 from tests.models import tiny
 
@@ -55,7 +55,7 @@ def trained(count=2, data=None, **choices):
     """The state after `count` steps and the metrics of the last, on the host."""
     state, (whole, run) = initial(), compiled(**choices)
     for _ in range(count):
-        state, metrics = run(state, put(whole, batch() if data is None else data))
+        state, metrics = run(state, shard_batch(whole, batch() if data is None else data))
     return jax.device_get((state, metrics))
 
 
@@ -76,7 +76,7 @@ def test_rows_come_back_in_the_order_of_the_batch():
     np.testing.assert_allclose(rows.weights, data.weights.sum(1), rtol=1e-6)
     whole = compiled()[0]
     evaluate = make_eval_step(model, PLAIN, whole)
-    assert_same(jax.device_get(evaluate(state.params, put(whole, data))), rows)
+    assert_same(jax.device_get(evaluate(state.params, shard_batch(whole, data))), rows)
 
 
 def test_the_loss_is_the_mean_over_all_tokens():
@@ -95,7 +95,7 @@ def test_a_batch_without_weight_has_no_loss_and_no_gradient():
 
 
 def test_bfloat16_computes_on_float32_masters():
-    state, metrics = trained(step=replace(PLAIN, compute="bfloat16"))
+    state, metrics = trained(step=replace(PLAIN, compute_dtype="bfloat16"))
     exact = trained()[1]
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {np.dtype("float32")}
     np.testing.assert_allclose(metrics.loss, exact.loss, rtol=2e-2)
@@ -106,7 +106,7 @@ def test_bfloat16_computes_on_float32_masters():
 def test_dropout_follows_the_seed_and_the_step_alone():
     state, (whole, run) = initial(), compiled(dropout=0.3)
     losses = [
-        float(run(replace(state, **change), put(whole, batch()))[1].loss)
+        float(run(replace(state, **change), shard_batch(whole, batch()))[1].loss)
         for change in ({}, {}, {"seed": state.seed + 1}, {"step": state.step + 1})
     ]
     assert losses[0] == losses[1] and len(set(losses)) == 3

@@ -11,7 +11,7 @@ from pathlib import Path
 import jinja2
 
 from research import config
-from research.analysis import curves, scores, spent, summary
+from research.analysis import curves, scores, summary, time_spent
 from research.analysis.runs import Run
 
 FOLDER = Path(__file__).parent
@@ -37,7 +37,7 @@ def html(runs: Sequence[Run]) -> str:
         experiments=[json.dumps(config.to_dict(run.experiment), indent=2) for run in runs],
         samples=[summary.samples(run) for run in runs],
         evaluations=scores.evaluations(runs),
-        times=[spent.time(run) for run in runs],
+        times=[time_spent.time(run) for run in runs],
         styles=_read("uplot/uPlot.min.css") + _read("page.css"),
         scripts=[_read("uplot/uPlot.iife.min.js"), _read("page.js")],
     )

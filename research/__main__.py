@@ -1,0 +1,22 @@
+"""`python -m research COMMAND …`, which is also the console script `research`."""
+
+import importlib
+import sys
+
+from research.commands import COMMANDS, command_line
+
+
+def main() -> None:
+    """Runs the command that the arguments name; its mistakes end the process with exit code 2."""
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print(f"usage: research COMMAND …\n\nCommands: {', '.join(COMMANDS)}; research COMMAND --help says more")
+        return
+    if name not in COMMANDS:
+        print(f"error: {name} is not one of the commands: {', '.join(COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
+    command_line.run(importlib.import_module(COMMANDS[name]).main, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""What all commands share: an experiment from a config file and overrides, typed options, and how errors are shown.
+
+JAX is not imported here, so that a mistake on the command line is told at once.
+"""
+
+import difflib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+
+import tyro
+
+from research import config
+from research.config import Experiment
+from research.errors import InputError
+from research.runtime import processes
+
+T = TypeVar("T")
+
+
+def run(main: Callable[[list[str]], None], arguments: list[str]) -> None:
+    """Runs a command and ends the process: a user's mistake is one message and exit code 2, as for tyro's own."""
+    try:
+        with processes.ending_at_once():
+            main(arguments)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@dataclass(frozen=True)
+class Training:
+    """Trains, or goes on where the run in this folder stopped."""
+
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    workdir: Path  # run folder
+    profile: str | None = None  # trace these steps into the run folder, FIRST:LAST, for xprof
+
+
+def train(arguments: Sequence[str]) -> Training:
+    """`CONFIG [--workdir DIR] [--profile FIRST:LAST] [--FIELD VALUE …]`. Where no run folder is given, it is
+    `runs/NAME` for `NAME.py`, and its own for a run's `experiment.json`.
+
+    Raises:
+      InputError: if the config is unusable, or an option is not one of its fields.
+    """
+    name, options = first(arguments, "train begins with a config file: train configs/quickstart.py [--FIELD VALUE …]")
+    path = Path(name or "NAME.py")
+    folder = path.parent if path.suffix == ".json" else Path("runs") / path.stem
+    chosen = parse(f"train {name or 'CONFIG'}", options, Training(read(path) if name else Experiment(), folder))
+    if ":/" in str(chosen.workdir):
+        raise InputError(f"--workdir {chosen.workdir}: a run needs a folder; launch/mount.sh mounts a bucket as one")
+    return chosen
+
+
+def first(arguments: Sequence[str], missing: str) -> tuple[str | None, list[str]]:
+    """What a command is about, which comes before its options, and the options; None if help is asked for instead.
+
+    Raises:
+      InputError: `missing`, if there are only options.
+    """
+    if {"-h", "--help"} & set(arguments[:1]):
+        return None, list(arguments)
+    if not arguments or arguments[0].startswith("-"):
+        raise InputError(missing)
+    return arguments[0], list(arguments[1:])
+
+
+def read(path: Path) -> Experiment:
+    """What `get_config()` of a config file returns, or the experiment that a run's `experiment.json` holds. A config
+    file can import the files beside it.
+
+    Raises:
+      InputError: with the place in the file, if it is missing, fails, or returns something else.
+    """
+    if not path.is_file():
+        beside = ", ".join(sorted(other.name for other in path.parent.glob("*.py")))
+        raise InputError(f"there is no config file {path}" + (f"; {path.parent} has {beside}" if beside else ""))
+    if path.suffix == ".json":
+        return config.load(path)
+    experiment = _call(path)
+    if not isinstance(experiment, Experiment):
+        raise InputError(f"{path}: get_config() returned {type(experiment).__name__}, not an Experiment")
+    return experiment
+
+
+def _call(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} is neither Python (.py) nor a saved experiment (.json)")
+    module = importlib.util.module_from_spec(spec)
+    folder = str(path.parent.resolve())
+    sys.path.insert(0, folder)
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise InputError("there is no function get_config() -> Experiment")
+        return module.get_config()
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        lines += [error.lineno] if isinstance(error, SyntaxError) and error.filename == str(path) else []
+        place = f"{path}, line {lines[-1]}" if lines else str(path)
+        raise InputError(f"{place}: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(folder)
+
+
+def parse(program: str, arguments: Sequence[str], default: T) -> T:
+    """`default`, a dataclass that may hold others, with the fields that `arguments` name by their paths. Asked for
+    help, prints every field with its meaning and default and exits; a value of the wrong type exits with its field.
+
+    Raises:
+      InputError: if there is no such field; it names the nearest ones.
+    """
+    names = [argument[2:].split("=")[0].replace("-", "_") for argument in arguments if argument.startswith("--")]
+    default, absent = _with_parts(default, names)
+    off = [f"--{_option(path)}.{{{','.join(_option(each.name) for each in fields(part))}}}" for path, part in absent]
+    chosen, unknown = tyro.cli(
+        type(default),
+        prog=program,
+        args=arguments,
+        default=default,
+        description=(type(default).__doc__ or "") + "".join(f"\n\nNot in use unless given: {option}" for option in off),
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+        registry=_registry,
+        return_unknown_args=True,
+    )
+    if unknown:
+        raise InputError(_unknown(unknown[0], [_option(path) for path, _ in _leaves(default)]))
+    return chosen
+
+
+def _with_parts(tree: Any, names: Sequence[str], path: str = "") -> tuple[Any, list[tuple[str, type]]]:
+    """The tree with every part that is None, but has a field among `names`, at its defaults; and path and type of the
+    parts that stay None."""
+    changes, absent = {}, []
+    for name, kind in get_type_hints(type(tree)).items():
+        value, here = getattr(tree, name), _join(path, tree, name)
+        part = next((each for each in get_args(kind) if is_dataclass(each) and NoneType in get_args(kind)), None)
+        if value is None and isinstance(part, type):
+            if any(given.startswith(here + ".") for given in names):
+                changes[name] = part()
+            else:
+                absent.append((here, part))
+        elif is_dataclass(value):
+            changes[name], more = _with_parts(value, names, here)
+            absent += more
+    return replace(tree, **changes), absent
+
+
+def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Path and value of every field that has no fields of its own."""
+    for each in fields(tree):
+        value, here = getattr(tree, each.name), _join(path, tree, each.name)
+        parts = {here: value} if is_dataclass(value) else {}
+        if isinstance(value, tuple) and value and all(is_dataclass(part) for part in value):
+            parts = {f"{here}.{number}": part for number, part in enumerate(value)}
+        for where, part in parts.items():
+            yield from _leaves(part, where)
+        if not parts:
+            yield here, value
+
+
+def _join(path: str, tree: Any, name: str) -> str:
+    """A field's path. One with an empty name, `Annotated[…, tyro.conf.arg(name="")]`, is left out of it."""
+    extras = getattr(get_type_hints(type(tree), include_extras=True)[name], "__metadata__", ())
+    return path if any(getattr(extra, "name", None) == "" for extra in extras) else f"{path}.{name}".strip(".")
+
+
+def _option(path: str) -> str:
+    return path.replace("_", "-")
+
+
+def _unknown(argument: str, options: Sequence[str]) -> str:
+    if not argument.startswith("-"):
+        return f"{argument!r} belongs to no option"
+    given = argument.lstrip("-").split("=")[0].replace("_", "-")
+    tails = {option: option if "." in given else option.rpartition(".")[2] for option in options}
+    close = set(difflib.get_close_matches(given, tails.values(), n=3))
+    near = sorted((option for option in options if tails[option] in close), key=lambda o: -_likeness(given, o))
+    nearest = f"; nearest: {', '.join('--' + option for option in near[:3])}" if near else "; --help lists all"
+    return f"there is no option {argument}{nearest}"
+
+
+def _likeness(first: str, second: str) -> float:
+    return difflib.SequenceMatcher(None, first, second).ratio()
+
+
+_registry = tyro.constructors.ConstructorRegistry()
+
+
+@_registry.primitive_rule
+def _rules(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    """The table of a mesh: `--mesh.rules batch=data,fsdp heads=tensor` replaces it as a whole."""
+    if info.type != config.Rules:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[AXIS=MESH,MESH …]",
+        instance_from_str=lambda words: tuple(_rule(word) for word in words),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda rules: [f"{axis}={','.join(mesh)}" for axis, mesh in rules],
+    )
+
+
+def _rule(word: str) -> tuple[str, tuple[str, ...]]:
+    axis, equals, mesh = word.partition("=")
+    if not axis or not equals:
+        raise ValueError(f"{word!r} is not of the form AXIS=MESH,MESH")
+    return axis, tuple(name for name in mesh.split(",") if name)

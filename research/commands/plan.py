@@ -1,0 +1,84 @@
+"""The command `plan CONFIG --topology v5p:8x8x8 [--slices N] [--alternatives N] [--FIELD VALUE …]`: whether a run fits
+accelerators that need not be there, how fast it would be, and what bounds it.
+"""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from research import config
+from research.commands import command_line
+from research.config import Experiment, validation
+from research.errors import InputError
+from research.planning import candidates, chips, compiling, plan_table
+from research.planning.chips import GIB, Topology
+from research.planning.plan_table import Tried
+
+
+@dataclass(frozen=True)
+class _Planning:
+    """Compiles the training step for a topology, and predicts its memory and its speed. Exits with 1 if it does not
+    fit."""
+
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    topology: str = ""  # v4:2x2x4, v5p:8x8x8, v5e:16x16, v6e:16x16, h100:8, h200:1: the chips of one slice or node
+    slices: int = 1  # slices of a TPU, or nodes of GPUs, joined by the data centre's network
+    alternatives: int = 3  # how many other meshes, microbatches and ways of recomputation are compiled too
+
+
+def main(arguments: list[str]) -> None:
+    name, options = command_line.first(
+        arguments, "plan begins with a config file: plan configs/llama_8b.py --topology v5p:4x4x4"
+    )
+    chosen = command_line.parse(
+        f"plan {name or 'CONFIG'}", options, _Planning(command_line.read(Path(name)) if name else Experiment())
+    )
+    if not chosen.topology:
+        raise InputError("plan needs --topology, as in --topology v5p:4x4x4 or --topology h100:8")
+    sys.exit(plan(chosen.experiment, chips.topology(chosen.topology, chosen.slices), chosen.alternatives, Console()))
+
+
+def plan(experiment: Experiment, topology: Topology, count: int, console: Console) -> int:
+    """Prints a plan with `count` alternatives. Returns 0 if the experiment fits as it is configured, else 1.
+
+    Raises:
+      InputError: if the experiment cannot run, or not on so many chips.
+    """
+    experiment = _resolved(experiment)
+    tried = [Tried(experiment, topology, _compiled(experiment, topology, console))]
+    for variant in candidates.alternatives(experiment, topology, tried[0].compiled, count):
+        tried.append(Tried(variant, topology, _compiled(variant, topology, console)))
+    chosen = plan_table.best(tried)
+    plan_table.show(console, tried, chosen)
+    if tried[0].fits:
+        return 0
+    need, there = tried[0].compiled.total / GIB, topology.chip.memory / GIB
+    would = f"this would: {chosen.options}" if chosen else "nor does anything that was tried; more chips might"
+    console.print(f"does not fit: {need:,.1f} GiB are needed on a chip that has {there:,.1f}; {would}", highlight=False)
+    return 1
+
+
+def _resolved(experiment: Experiment) -> Experiment:
+    """With everything that `train` would know before it makes any array, except what follows from the data alone."""
+    if experiment.initialize_from is not None:
+        from research.training import initial
+
+        source = initial.open(experiment.initialize_from)
+        experiment = replace(experiment, model=source.adapted(experiment.model))
+    validation.validate(experiment)
+    if not experiment.model.vocabulary:
+        raise InputError(
+            "model.vocabulary: is 0, which stands for the tokenizer's size, and a plan opens no data; "
+            "give --model.vocabulary N, or plan the experiment.json of a run"
+        )
+    longest = max(experiment.data.length, experiment.data.source_length or 0)
+    return replace(experiment, model=config.resolve(experiment.model, experiment.model.vocabulary, longest))
+
+
+def _compiled(experiment: Experiment, topology: Topology, console: Console) -> compiling.Compiled:
+    with console.status(f"compiling for {topology} …"):
+        return compiling.compile(experiment, topology)

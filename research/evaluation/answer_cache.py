@@ -1,0 +1,80 @@
+"""What a checkpoint has answered, kept on disk: a line for each request, as soon as it is known. The same question is
+never asked twice, and an evaluation that was killed goes on where it stopped."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import xxhash
+
+from research.inference.prompting import PromptFormat
+from research.inference.requests import Generation, Scorable, Score
+from research.inference.scoring import Model
+from research.runtime import processes
+
+Answer = Score | str
+
+
+def fingerprint(model: Model, manner: PromptFormat) -> str:
+    """Changes with everything that changes answers."""
+    hashed = xxhash.xxh3_128()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(model.params):
+        hashed.update(jax.tree_util.keystr(path).encode())
+        hashed.update(np.asarray(leaf).tobytes())
+    asked = (model.config, manner.tokenizer.digest, manner.objective, manner.length, manner.source_length)
+    hashed.update(repr(asked).encode())
+    return hashed.hexdigest()
+
+
+class Cache:
+    """The answers of one checkpoint, asked in one manner."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Reads what is there; without a path, answers are kept in memory alone. A last line that is not whole was
+        being written when the process was killed. Of several processes, which ask together, one reads and writes."""
+        self._path = path
+        self._answers: dict[str, Answer] = {}
+        if path is None:
+            return
+        content = processes.broadcast(path.read_bytes() if processes.is_main_process() and path.exists() else b"")
+        whole = content[: content.rfind(b"\n") + 1]
+        for line in whole.splitlines():
+            entry = json.loads(line)
+            key = entry.pop("key")
+            self._answers[key] = _answer(entry)
+        if processes.is_main_process() and len(whole) < len(content):
+            os.truncate(path, len(whole))
+
+    def get(self, request: Scorable | Generation, extra: Any = None) -> Answer | None:
+        """The answer, if there is one. `extra` is what else was asked (forbidden tokens)."""
+        return self._answers.get(_key(request, extra))
+
+    def put(self, answers: Iterable[tuple[Scorable | Generation, Answer]], extra: Any = None) -> None:
+        """Keeps answers, on disk before it returns."""
+        new = {_key(request, extra): answer for request, answer in answers}
+        self._answers |= new
+        if self._path and processes.is_main_process():
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a") as file:
+                file.writelines(json.dumps({"key": key, **_entry(answer)}) + "\n" for key, answer in new.items())
+
+
+def _key(request: Scorable | Generation, extra: Any) -> str:
+    return xxhash.xxh3_128_hexdigest(repr((request, extra)).encode())
+
+
+def _entry(answer: Answer) -> dict[str, Any]:
+    if isinstance(answer, str):
+        return {"output": answer}
+    # the shortest decimals that are read back as the same float32
+    return {**vars(answer), "log_probabilities": [float(str(value)) for value in answer.log_probabilities]}
+
+
+def _answer(entry: dict[str, Any]) -> Answer:
+    if "output" in entry:
+        return str(entry["output"])
+    return Score(**{**entry, "log_probabilities": np.array(entry["log_probabilities"], np.float32)})

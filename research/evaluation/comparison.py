@@ -1,0 +1,44 @@
+"""How two checkpoints differ on the same items."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from research.evaluation import metrics, statistics
+from research.evaluation.statistics import Estimate
+from research.evaluation.suite import Result, without_nan
+from research.inference.requests import Outcome
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A metric of `other` minus that of `first`, by items that both answered."""
+
+    task: str
+    metric: str
+    first: str  # checkpoint and manner
+    other: str
+    kind: str  # exact or pseudo, of both
+    shots: int
+    items: int
+    difference: Estimate
+    verdict: str
+
+    def to_json(self) -> dict[str, Any]:
+        return without_nan(asdict(self))
+
+
+def compare(first: Result, other: Result, theirs: Sequence[Outcome], ours: Sequence[Outcome]) -> tuple[Comparison, ...]:
+    """Two results on one task, metric by metric: `theirs` are the outcomes of `first`, `ours` those of `other`."""
+    assert (first.task, first.kind) == (other.task, other.kind), "only scores of one kind are compared"
+    same = first.manner == other.manner
+    names = [one.checkpoint if same else f"{one.checkpoint} as {one.manner}" for one in (first, other)]
+
+    def each(name: str) -> Comparison:
+        gain = statistics.difference(metrics.sums(name, ours), metrics.sums(name, theirs))
+        sign = 1 if metrics.METRICS[name].better == "higher" else -1
+        low, high = sorted((sign * gain.low, sign * gain.high))
+        verdict = f"{names[1]} is better" if low > 0 else f"{names[0]} is better" if high < 0 else "no difference shown"
+        return Comparison(first.task, name, names[0], names[1], first.kind, first.shots, first.items, gain, verdict)
+
+    return tuple(each(measured.metric) for measured in first.measured)

@@ -1,0 +1,291 @@
+"""Generation: one compiled loop of sampling and stopping over a key-value cache, for batches of prompts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xxhash
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from research import models
+from research.config import Model
+from research.data.tokenizers import Tokenizer
+from research.errors import InputError
+from research.models import Cache, Params, Visible
+from research.objectives import Batch
+from research.sharding import gather_to_host
+
+STOP_CHECK = 16  # tokens between looks for stop strings, which are a matter of text
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen, and when to stop."""
+
+    tokens: int = 64  # at most so many new ones
+    least: int = 0  # new ones before the text may end by itself
+    temperature: float = 0.0  # 0: always the most probable token
+    top_k: int = 0  # choose among so many most probable tokens; 0: among all
+    top_p: float = 1.0  # choose among the most probable tokens that together have this probability
+    seed: int = 0  # the same seed, prompt and sample number give the same text, whatever else is in the batch
+    stop: tuple[str, ...] = ()  # the text ends before the first of these
+
+
+class Prompt(NamedTuple):
+    """What is given. Tokens before `seen_by_all` see each other from both sides, the others what precedes them."""
+
+    tokens: Sequence[int]  # at least one
+    seen_by_all: int = 0
+    source: Sequence[int] | None = None  # what the encoder of an encoder-decoder reads
+    before: Sequence[int] = ()  # what the new text follows: the first word after nothing has no space before it
+    sample: int = 0  # number of the sample, for several of one prompt
+
+
+class Rule(NamedTuple):
+    """What of `Sampling` is compiled; the other numbers can change without."""
+
+    greedy: bool
+    top_k: int
+    nucleus: bool
+
+
+class _Loop(NamedTuple):
+    """Rows of tokens that grow; everything is `[batch, …]`."""
+
+    tokens: Int[Array, "batch keys"]
+    length: Int[Array, " batch"]
+    done: Bool[Array, " batch"]
+    scores: Float[Array, "batch vocabulary"]  # logits of the next token
+    cache: Cache
+    keys: PRNGKeyArray
+
+
+def generate(
+    model: Model,
+    params: Params,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    ends: Sequence[int],
+) -> list[list[int]]:
+    """The new tokens of each prompt, without the one that ended them.
+
+    Args:
+      model: resolved.
+      params: its parameters.
+      tokenizer: to look for stop strings, and to know the ordinary tokens: only those and `ends` are generated.
+      prompts: of any lengths; all with a source, or none.
+      sampling: how.
+      ends: tokens that end a row.
+
+    Raises:
+      InputError: if a prompt is empty, or has as many tokens as the model has positions, or more. New tokens end
+        where those do.
+    """
+    if not all(prompt.tokens for prompt in prompts):
+        raise InputError("an empty prompt: this tokenizer has no token that begins a document")
+    longest = max(len(prompt.tokens) for prompt in prompts)
+    positions = places(model)
+    most = longest + sampling.tokens if positions is None else positions
+    if longest >= most:
+        raise InputError(f"a prompt of {longest} tokens leaves no room for new ones in the model's {most} positions")
+    width = min(bucket(longest), most)
+    tokens = _padded([prompt.tokens for prompt in prompts], width)
+    lengths = np.array([len(prompt.tokens) for prompt in prompts], np.int32)
+    seen_by_all = np.array([prompt.seen_by_all for prompt in prompts], np.int32)
+    source = _source(prompts, positions)
+    possible = np.zeros(model.vocabulary, bool)
+    possible[: tokenizer.size] = True
+    possible[list(tokenizer.vocabulary.special)] = False
+    possible[list(ends)] = True
+    stops = np.zeros(model.vocabulary, bool)
+    stops[list(ends)] = True
+    rule = Rule(sampling.temperature == 0, sampling.top_k, sampling.top_p < 1)
+    room = bucket(width + sampling.tokens)
+    loop = _prefill(model, room, params, tokens, lengths, seen_by_all, source, _keys(prompts, sampling.seed))
+    seen_source = None if source is None else jnp.asarray((source.segments > 0).sum(axis=1))
+    step = STOP_CHECK if sampling.stop else sampling.tokens
+    for new in range(step, sampling.tokens + step, step):
+        limit = np.minimum(lengths + min(new, sampling.tokens), most)
+        loop = _extend(
+            model,
+            rule,
+            params,
+            loop,
+            sampling.temperature,
+            sampling.top_p,
+            lengths + sampling.least,
+            limit,
+            possible,
+            stops,
+            seen_source,
+        )
+        rows = _new_tokens(loop, lengths, ends)
+        texts = [text(tokenizer, *each) if sampling.stop else "" for each in zip(prompts, rows, strict=True)]
+        done = gather_to_host(loop.done) | [any(stop in one for stop in sampling.stop) for one in texts]
+        loop = loop._replace(done=jnp.asarray(done))
+        if done.all():
+            break
+    return rows
+
+
+def text(tokenizer: Tokenizer, prompt: Prompt, row: Sequence[int]) -> str:
+    """What the new tokens of a prompt say."""
+    return tokenizer.decode([*prompt.before, *row])[len(tokenizer.decode(prompt.before)) :]
+
+
+def cut(text: str, stop: Sequence[str]) -> str:
+    """The text before the first stop string."""
+    places = [place for place in (text.find(each) for each in stop) if place >= 0]
+    return text[: min(places)] if places else text
+
+
+def bucket(length: int) -> int:
+    """The next of few lengths, so that few programs are compiled."""
+    size = 16
+    while size < length:
+        size *= 2
+    return size
+
+
+def places(model: Model) -> int | None:
+    """The longest row that a model can read; None: any."""
+    return model.max_positions - model.position_offset if model.positions == "learned" else None
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _prefill(
+    model: Model,
+    room: int,
+    params: Params,
+    tokens: Int[Array, "batch width"],
+    lengths: Int[Array, " batch"],
+    seen_by_all: Int[Array, " batch"],
+    source: Batch | None,
+    keys: PRNGKeyArray,
+) -> _Loop:
+    """Reads the prompts: all at once, each up to its own length; what is after it is overwritten before it is seen."""
+    batch, width = tokens.shape
+    slots = jnp.broadcast_to(jnp.arange(width), tokens.shape)
+    seen = Visible(jnp.zeros_like(slots), jnp.maximum(slots + 1, seen_by_all[:, None]))
+    read = None
+    if source is not None:
+        ends = jnp.broadcast_to((source.segments > 0).sum(axis=1)[:, None], tokens.shape)
+        read = models.encode(model, params, source), Visible(jnp.zeros_like(ends), ends)
+    cache = models.empty_cache(model, batch, room, params["embedding"].dtype)
+    features, cache = models.decode(model, params, tokens, slots, seen, cache, read)
+    last = jnp.take_along_axis(features, lengths[:, None, None] - 1, axis=1)[:, 0]
+    rows = jnp.pad(tokens, ((0, 0), (0, room - width)))
+    return _Loop(rows, lengths, jnp.zeros(batch, bool), models.project(model, params, last), cache, keys)
+
+
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+def _extend(
+    model: Model,
+    rule: Rule,
+    params: Params,
+    loop: _Loop,
+    temperature: Float[Array, ""],
+    top_p: Float[Array, ""],
+    endless: Int[Array, " batch"],
+    limit: Int[Array, " batch"],
+    possible: Bool[Array, " vocabulary"],
+    stops: Bool[Array, " vocabulary"],
+    seen_source: Int[Array, " batch"] | None,
+) -> _Loop:
+    """Adds tokens until every row is done or has reached its limit; none ends while its length is below `endless`."""
+    rows = jnp.arange(len(loop.tokens))
+
+    def going(loop: _Loop) -> Any:
+        return jnp.any(~loop.done & (loop.length < limit))
+
+    def add(loop: _Loop) -> _Loop:
+        may_end = (loop.length >= endless)[:, None]
+        scores = jnp.where(possible & (may_end | ~stops), loop.scores, -jnp.inf)
+        keys = jax.vmap(jax.random.fold_in)(loop.keys, loop.length)
+        chosen = choose(scores, keys, rule, temperature, top_p)
+        active = ~loop.done & (loop.length < limit)
+        place = jnp.where(active, loop.length, 0)
+        token = jnp.where(
+            active, chosen, loop.tokens[:, 0]
+        )  # a row at rest, which never goes on, reads its first again
+        slots = place[:, None]
+        seen = Visible(jnp.zeros_like(slots), slots + 1)
+        read = None if seen_source is None else (None, Visible(jnp.zeros_like(slots), seen_source[:, None]))
+        features, cache = models.decode(model, params, token[:, None], slots, seen, loop.cache, read)
+        scores = jnp.where(active[:, None], models.project(model, params, features[:, 0]), loop.scores)
+        return _Loop(
+            loop.tokens.at[rows, place].set(token),
+            loop.length + active,
+            loop.done | (active & stops[chosen]),
+            scores,
+            cache,
+            loop.keys,
+        )
+
+    return jax.lax.while_loop(going, add, loop)
+
+
+def choose(
+    scores: Float[Array, "batch vocabulary"],
+    keys: PRNGKeyArray,
+    rule: Rule,
+    temperature: Float[Array, ""] | float,
+    top_p: Float[Array, ""] | float,
+) -> Int[Array, " batch"]:
+    """A token of each row: the most probable one, or a sample among the `top_k` most probable ones (all, if 0) and of
+    those the fewest that together have the probability `top_p` (nucleus sampling, Holtzman et al. 2020)."""
+    if rule.greedy:
+        return jnp.argmax(scores, axis=-1)
+    scores = scores / temperature
+    if rule.top_k:
+        least = jax.lax.top_k(scores, min(rule.top_k, scores.shape[-1]))[0][:, -1:]
+        scores = jnp.where(scores < least, -jnp.inf, scores)
+    if rule.nucleus:
+        ordered = jnp.sort(scores, axis=-1, descending=True)
+        probabilities = jax.nn.softmax(ordered, axis=-1)
+        before = jnp.cumsum(probabilities, axis=-1) - probabilities
+        least = jnp.min(jnp.where(before < top_p, ordered, jnp.inf), axis=-1, keepdims=True)
+        scores = jnp.where(scores < least, -jnp.inf, scores)
+    return jax.vmap(jax.random.categorical)(keys, scores)
+
+
+def _keys(prompts: Sequence[Prompt], seed: int) -> PRNGKeyArray:
+    """A key for each prompt, which depends on the prompt and the number of its sample alone; not on its place in the
+    batch, and another for each, so that prompts of one length do not share their luck."""
+    read = [np.array([*(prompt.source or ()), -1, *prompt.tokens], np.int32) for prompt in prompts]
+    hashes = np.array([xxhash.xxh32_intdigest(one.tobytes()) for one in read], np.uint32)
+    samples = np.array([prompt.sample for prompt in prompts], np.uint32)
+    fold = jax.vmap(jax.random.fold_in)
+    return fold(jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(hashes), samples)
+
+
+def _padded(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:
+    out = np.zeros((len(rows), width), np.int32)
+    for number, row in enumerate(rows):
+        out[number, : len(row)] = row
+    return out
+
+
+def _source(prompts: Sequence[Prompt], positions: int | None) -> Batch | None:
+    sources = [prompt.source for prompt in prompts if prompt.source is not None]
+    if not sources:
+        return None
+    longest = max(map(len, sources))
+    if positions is not None and longest > positions:
+        raise InputError(f"an input of {longest} tokens is longer than the model's {positions} positions")
+    tokens = _padded(sources, bucket(longest))
+    place = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
+    segments = (place < np.array([len(source) for source in sources])[:, None]).astype(np.int32)
+    zeros = np.zeros_like(tokens)
+    return Batch(tokens, zeros, zeros.astype(np.float32), place * segments, segments, zeros)
+
+
+def _new_tokens(loop: _Loop, lengths: np.ndarray, ends: Sequence[int]) -> list[list[int]]:
+    tokens, until = gather_to_host(loop.tokens), gather_to_host(loop.length)
+    rows = [row[start:end].tolist() for row, start, end in zip(tokens, lengths, until, strict=True)]
+    return [row[:-1] if row and row[-1] in ends else row for row in rows]

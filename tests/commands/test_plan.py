@@ -1,0 +1,192 @@
+"""A plan holds what a run then needs, names what would fit, and compiles for a TPU that is not there."""
+
+import dataclasses
+import importlib.util
+import io
+import itertools
+import re
+
+import jax
+import pytest
+from rich.console import Console
+
+from research import config, sharding
+from research.commands import plan
+from research.config import Data, Experiment, Masked, Mesh, Model, Schedule, Step
+from research.errors import InputError
+from research.planning import candidates, chips, compiling, counting, hlo, plan_table, roofline
+from research.planning.compiling import Compiled
+from research.planning.counting import Piece
+from research.runs import loop
+from research.training import flops, state
+
+SMALL = Experiment(
+    model=Model(vocabulary=512, width=128, depth=2, heads=2, mlp_width=256, remat="full"),
+    data=Data(length=64, batch=16),
+    schedule=Schedule(steps=100),
+    mesh=Mesh(data=2, fsdp=-1),
+)
+CPUS, H100S = chips.topology("cpu:8", 1), chips.topology("h100:8", 1)
+
+
+def resolved(experiment):
+    return plan._resolved(experiment)
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """Compiled for eight devices, in another process."""
+    return compiling.compile(resolved(SMALL), CPUS)
+
+
+def test_memory_is_what_the_run_then_holds(compiled):
+    """Of one of eight CPU devices: arrays exactly, and the whole step within a tenth."""
+    programs = loop.compiled_steps(resolved(SMALL))
+    made = state.create(resolved(SMALL).model, programs.optimizer, 0, programs.layout)
+
+    def held(tree):
+        shards = [leaf.addressable_shards[0] for leaf in jax.tree.leaves(tree)]
+        return sum(shard.data.nbytes for shard in shards)
+
+    assert compiled.parameters == held(made.params)
+    assert compiled.optimizer == held(made.optimizer_state)
+    batch = sharding.abstract_batch(programs.layout, SMALL.data.batch, SMALL.data.length)
+    stats = programs.train_step.lower(made, batch).compile().memory_analysis()
+    used = stats.argument_size_in_bytes + stats.temp_size_in_bytes
+    used += stats.output_size_in_bytes - stats.alias_size_in_bytes
+    assert compiled.total == pytest.approx(used, rel=0.1)
+    assert 0 < compiled.activations < compiled.temporary
+    assert compiled.count == sum(leaf.size for leaf in jax.tree.leaves(made.params))
+
+
+def test_collectives_run_over_the_axes_that_split_something(compiled):
+    assert compiled.mesh["data"] == 2 and compiled.mesh["fsdp"] == 4
+    axes = {axis for each in compiled.traffic for axis in each.axes}
+    assert axes == {"data", "fsdp"}
+    # parameters are gathered along fsdp for both directions, and their gradients summed over all rows
+    width = 4 * compiled.count
+    gathered = sum(
+        each.bytes * each.times for each in compiled.traffic if each.kind == "all-gather" and "fsdp" in each.axes
+    )
+    assert gathered > width
+
+
+def test_model_flops_are_those_that_the_compiler_counts():
+    """On one device, without loops or recomputation, where its total is right."""
+    model = dataclasses.replace(SMALL.model, remat="none", unroll=SMALL.model.depth)
+    everything = (Masked(),)  # every pair of places, as model FLOPs count them
+    one = dataclasses.replace(SMALL, model=model, objectives=everything, mesh=Mesh(), step=Step(loss_chunk=10**6))
+    one = resolved(one)
+    programs = loop.compiled_steps(one, jax.devices()[:1])
+    batch = sharding.abstract_batch(programs.layout, one.data.batch, one.data.length)
+    program = programs.train_step.lower(programs.state, batch).compile()
+    expected = one.data.batch * flops.train_flops(one.model, one.data)
+    assert counting.count(hlo.parse(program.as_text()), 1).flops == pytest.approx(expected, rel=0.02)
+    assert program.cost_analysis()["flops"] == pytest.approx(expected, rel=0.1)  # which counts elementwise work too
+
+
+def fake(experiment, topology):
+    """Microbatches of one row fit."""
+    sizes = dict.fromkeys(("data", "fsdp", "tensor"), 1) | {"fsdp": topology.chips}
+    rows = experiment.data.batch / experiment.step.accumulation / topology.chips
+    return Compiled(sizes, 1e5, 2e5, 2e6, 10**5, 1e9, rows * 60e9, rows * 60e9, "", (Piece(1e15, 1e9, 0, 1),))
+
+
+def planned(monkeypatch, experiment, topology="h100:8"):
+    monkeypatch.setattr(compiling, "compile", fake)
+    text = io.StringIO()
+    code = plan.plan(experiment, chips.topology(topology, 1), 3, Console(file=text, width=200))
+    return code, text.getvalue()
+
+
+def test_a_plan_that_does_not_fit_fails_and_says_what_would(monkeypatch):
+    big = dataclasses.replace(SMALL, mesh=Mesh(data=1, fsdp=8))
+    code, text = planned(monkeypatch, big)
+    assert code == 1
+    last = text.strip().splitlines()[-1]
+    assert last.startswith("does not fit: 111.8 GiB are needed on a chip that has 67.1; this would: ")
+    assert re.search(r"--step.accumulation [24]\b", last)
+    code, text = planned(monkeypatch, dataclasses.replace(big, step=Step(accumulation=2)))
+    assert code == 0 and "does not fit" not in text
+    assert "No step of a GPU was measured against this yet" in text
+
+
+def test_a_plan_needs_a_vocabulary_and_a_topology(tmp_path):
+    with pytest.raises(InputError, match=r"model\.vocabulary"):
+        resolved(dataclasses.replace(SMALL, model=Model()))
+    path = tmp_path / "experiment.json"
+    config.save(SMALL, path)
+    with pytest.raises(InputError, match="--topology"):
+        plan.main([str(path)])
+
+
+def test_alternatives_compute_the_same_and_fit_the_mesh():
+    experiment = dataclasses.replace(resolved(SMALL), mesh=Mesh(data=1, fsdp=8))
+    small = dataclasses.replace(fake(experiment, H100S), temporary=1e6)
+    others = candidates.alternatives(experiment, H100S, small, 40)
+    assert len(others) == 40 and experiment not in others
+    for other in others:
+        kept = dataclasses.replace(other, mesh=experiment.mesh, step=experiment.step, model=experiment.model)
+        assert kept == experiment
+        assert other.mesh.data * other.mesh.fsdp * other.mesh.tensor * other.mesh.context == 8
+        assert 16 % (other.step.accumulation * other.mesh.data * other.mesh.fsdp) == 0
+    assert {other.mesh.tensor for other in others} == {1, 2}  # two heads
+
+
+def test_one_long_row_is_split_along_its_length():
+    """Where there are fewer rows than chips, and heads."""
+    experiment = dataclasses.replace(resolved(SMALL), data=Data(length=1024, batch=2), mesh=Mesh(data=2, context=4))
+    small = dataclasses.replace(fake(experiment, H100S), temporary=1e6)
+    others = candidates.alternatives(experiment, H100S, small, 1000)
+    assert {(o.mesh.tensor, o.mesh.context) for o in others} == {(1, 4), (1, 8), (2, 2), (2, 4)}
+    for other in others:
+        sharding.check_batch(sharding.layout(other.mesh, other.model), other)
+
+
+def test_a_mesh_that_does_not_fit_the_topology_is_told():
+    with pytest.raises(InputError, match=r"mesh.fsdp = 3 does not divide 128"):
+        compiling.compile(resolved(SMALL), chips.topology("cpu:6", 1))
+
+
+needs_tpu_compiler = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs the TPU compiler: the extra tpu"
+)
+
+
+@needs_tpu_compiler
+def test_an_axis_may_be_shorter_than_any_dimension_of_the_torus(monkeypatch):
+    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    devices = compiling._devices(chips.topology("v5p:8x8x8", 1))
+    mesh = sharding.make_mesh(Mesh(data=1, fsdp=-1, tensor=4), devices)
+    assert mesh.shape["fsdp"] == 128
+    places = [device.coords for device in mesh.devices.reshape(-1, 4)[0]]
+    assert all(sum(abs(a - b) for a, b in zip(x, y, strict=True)) == 1 for x, y in itertools.pairwise(places))
+
+
+@needs_tpu_compiler
+@pytest.mark.parametrize("slices", [1, 2])
+def test_the_step_compiles_for_a_tpu_that_is_not_there(slices):
+    topology = chips.topology("v5e:2x2", slices)
+    tiny = Experiment(
+        model=Model(vocabulary=256, width=128, depth=3, heads=1, mlp_width=128, tied=True),
+        objectives=(Masked(),),
+        data=Data(length=128, batch=4 * slices),
+        mesh=Mesh(data=slices, fsdp=-1),
+        step=Step(compute_dtype="bfloat16"),
+    )
+    tried = plan_table.Tried(resolved(tiny), topology, compiling.compile(resolved(tiny), topology))
+    assert tried.fits and tried.compiled.refused == ""
+    assert tried.compiled.flops == pytest.approx(tried.model_flops, rel=0.05)  # the loop over layers counts thrice
+    times = roofline.times(tried.compiled, topology)
+    assert times.products < times.local < times.step < 0.1
+    inside = [each for each in tried.compiled.traffic if each.slices == 1]
+    between = [each for each in tried.compiled.traffic if each.slices > 1]
+    assert {each.axes for each in inside} == {("fsdp",)}
+    if slices == 1:
+        assert not between and times.network == 0
+        return
+    # every chip sums its quarter of the gradients, of 2 or 4 bytes, with the same chip of the other slice
+    assert {(each.kind, each.axes, each.inside, each.slices) for each in between} == {("all-reduce", ("data",), 1, 2)}
+    quarter = tried.compiled.count / 4
+    assert 2 * quarter < sum(each.bytes * each.times for each in between) < 4.4 * quarter
+    assert 0 < times.network < times.step

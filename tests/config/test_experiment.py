@@ -1,0 +1,172 @@
+"""The experiment tree: what a file may hold, what is refused, and that JSON keeps all of it."""
+
+import dataclasses
+import inspect
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+
+from research import config
+from research.commands import command_line
+from research.config import (
+    Causal,
+    Data,
+    Experiment,
+    Masked,
+    Mesh,
+    Model,
+    Optimizer,
+    Prefix,
+    RotaryScaling,
+    Schedule,
+    SpanCorruption,
+    Step,
+    TextToText,
+)
+from research.config.validation import validate
+from research.errors import InputError
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.py"))
+EVERYTHING = Experiment(  # every objective, and a value of its own for every field that may be None
+    model=Model(rotary_scaling=RotaryScaling(kind="linear"), initial_scale=None),
+    objectives=(
+        Causal(source="text:a", mode="[C]"),
+        Masked(whole_words=True),
+        Prefix(),
+        SpanCorruption(mean_span=8.0),
+        TextToText(prefix="translate: "),
+    ),
+    data=Data(held_out="text:b", source_length=64, cache="/tmp"),
+    mesh=Mesh(rules=(("batch", ("data",)), ("mlp", ()))),
+)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_is_valid_and_says_how_to_run_it(path, tmp_path):
+    experiment = command_line.read(path)
+    validate(experiment)
+    config.save(experiment, tmp_path / "experiment.json", versions={"jax": "1"})
+    assert config.load(tmp_path / "experiment.json") == experiment
+    assert re.search(rf"^\./launch/\S+ (.* )?train configs/{path.name}", path.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("experiment", [Experiment(), EVERYTHING], ids=["defaults", "everything"])
+def test_json_keeps_everything(experiment):
+    assert config.from_dict(json.loads(json.dumps(config.to_dict(experiment)))) == experiment
+
+
+def changed(path: str, value):
+    """The JSON of an experiment with one value exchanged."""
+    tree = json.loads(json.dumps(config.to_dict(EVERYTHING)))
+    *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+    node = tree
+    for parent in parents:
+        node = node[parent]
+    node[last] = value
+    return tree
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("model.width", 1.5, "1.5 is not int @ experiment.model.width"),
+        ("model.gated", "False", "'False' is not bool @ experiment.model.gated"),
+        ("model.norm", "batchnorm", "experiment.model.norm"),
+        ("data.held_out", [0.1], "experiment.data.held_out"),
+        ("optimizer.lr", 3e-4, "(lr) @ experiment.optimizer"),
+        ("objectives.0.objective", "Telepathy", "'Telepathy' is missing or unknown @ experiment.objectives[0]"),
+        ("objectives.1.mask_rate", "half", "experiment.objectives[1].mask_rate"),
+        ("mesh.rules", [["batch", 1]], "experiment.mesh.rules"),
+        ("model", 3, "experiment.model"),
+        ("objectives", 5, "experiment.objectives"),
+    ],
+)
+def test_json_with_a_wrong_field_names_it(path, value, message):
+    with pytest.raises(InputError) as error:
+        config.from_dict(changed(path, value))
+    assert message in str(error.value)
+
+
+def test_json_may_lack_fields():
+    assert config.from_dict({"seed": 3}) == Experiment(seed=3)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"experiment": {"sead": 1}}', b"\xff"])
+def test_a_file_that_is_no_saved_experiment_is_named(content, tmp_path):
+    path = tmp_path / "experiment.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=str(path)):
+        config.load(path)
+
+
+WRONG = {
+    "model.width: '256' is not int": Experiment(model=Model(width="256")),
+    "objectives: Causal(": Experiment(objectives=Causal()),
+    "objectives.0.rate: 'half' is not float": Experiment(objectives=(Causal(rate="half"),)),
+    "model.norm: 'batchnorm' is not Literal['layernorm', 'rmsnorm']": Experiment(model=Model(norm="batchnorm")),
+    "model.heads: 0 must be at least 1": Experiment(model=Model(heads=0)),
+    "model.heads: 5 heads do not divide width 256": Experiment(model=Model(heads=5)),
+    "model.kv_heads: 3 does not divide model.heads = 4": Experiment(model=Model(kv_heads=3)),
+    "model.head_width: 5 is odd": Experiment(model=Model(width=20)),
+    "model.dropout: 1.0 must be below 1": Experiment(model=Model(dropout=1.0)),
+    "data.length: 128 is longer than the model's 98": Experiment(
+        model=Model(positions="learned", max_positions=100, position_offset=2)
+    ),
+    "model.norm_bias: rmsnorm has no bias": Experiment(model=Model(norm_bias=True)),
+    "model.attention: cudnn": Experiment(model=Model(attention="cudnn")),
+    "objectives: at least one": Experiment(objectives=()),
+    "objectives: names must differ": Experiment(objectives=(Causal(), Causal())),
+    "objectives: ['causal'] have no source side": Experiment(model=Model(encoder_depth=2)),
+    "objectives.0.rate: 0.0 must be positive": Experiment(objectives=(Causal(rate=0.0),)),
+    "objectives.0.mask_rate: 1.0 is not between": Experiment(objectives=(Masked(mask_rate=1.0),)),
+    "objectives.0.noise_rate: 0.0 is not between": Experiment(objectives=(SpanCorruption(noise_rate=0.0),)),
+    "objectives.0.mean_span: 0.5 must be at least 1": Experiment(objectives=(SpanCorruption(mean_span=0.5),)),
+    "data.held_out: 1.0 is neither": Experiment(data=Data(held_out=1.0)),
+    "data.length: 1 must be at least 2": Experiment(data=Data(length=1)),
+    "step.accumulation: 3 does not divide data.batch = 16": Experiment(step=Step(accumulation=3)),
+    "optimizer.learning_rate: 0.0 must be positive": Experiment(optimizer=Optimizer(learning_rate=0.0)),
+    "optimizer: b1 0.9 and b2 1.0 must be below 1": Experiment(optimizer=Optimizer(b2=1.0)),
+    "schedule.warmup: 11 is longer than schedule.steps = 10": Experiment(schedule=Schedule(steps=10, warmup=11)),
+    "mesh: data -1, fsdp 0, tensor 1, context 1, slices -1 must be positive": Experiment(mesh=Mesh(fsdp=0)),
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_an_experiment_that_cannot_run_is_refused_with_the_field_and_its_value(message):
+    with pytest.raises(InputError) as error:
+        validate(WRONG[message])
+    assert message in str(error.value)
+
+
+def test_all_wrong_fields_are_named_at_once():
+    with pytest.raises(InputError) as error:
+        validate(Experiment(model=Model(heads=5), schedule=Schedule(steps=10)))
+    assert "model.heads" in str(error.value) and "schedule.warmup" in str(error.value)
+
+
+def test_what_follows_from_other_fields_is_filled_and_what_was_given_is_kept():
+    model = config.resolve(Model(width=96, heads=6), vocabulary=1000, length=64)
+    assert (model.vocabulary, model.kv_heads, model.head_width, model.mlp_width) == (1024, 6, 16, 384)
+    assert (model.max_positions, model.attention_scale) == (64, 0.25)
+    assert config.resolve(model, vocabulary=5, length=5) == model
+    given = replace(model, kv_heads=2, head_width=32, mlp_width=10, vocabulary=77, max_positions=9, attention_scale=1.0)
+    assert config.resolve(given, vocabulary=1000, length=64) == given
+
+
+def test_every_field_has_a_meaning():
+    """`--help` shows the comments of `config.py`; a field without one would be a riddle there. A part of the tree has
+    the docstring of its class instead."""
+    silent = []
+    for kind in filter(dataclasses.is_dataclass, vars(config).values()):
+        text = inspect.getsource(kind).splitlines()
+        for name in [name for name, hint in get_type_hints(kind).items() if not dataclasses.is_dataclass(hint)]:
+            if name not in kind.__annotations__ or name == "objectives":
+                continue
+            number = next(i for i, line in enumerate(text) if line.startswith(f"    {name}: "))
+            if "  # " not in text[number] and not text[number - 1].startswith("    # "):
+                silent.append(f"{kind.__name__}.{name}")
+    assert not silent

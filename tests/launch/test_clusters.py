@@ -1,0 +1,422 @@
+"""Launch scripts for GPUs, clusters and clouds: what they would run, and that they fail early. Slurm runs for real."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from research.commands import COMMANDS, command_line
+from research.runtime import xla_flags
+
+ROOT = Path(__file__).resolve().parents[2]
+LAUNCH = ROOT / "launch"
+TOOLS = Path(sys.executable).parent
+RUN = (
+    "train",
+    "configs/llama_8b.py",
+    "--workdir",
+    "/bucket/run",
+    "--data.source",
+    "jsonl:/bucket/it's/*.jsonl#text",
+)
+POD = ("--name", "pod", "--zone", "us-east5-a")
+BUCKET = ("--bucket", "mine")
+
+
+def script(name, *arguments, path=None, **environment):
+    variables = {**os.environ, **environment, "PATH": f"{path}:/usr/bin:/bin" if path else os.environ["PATH"]}
+    return subprocess.run([LAUNCH / name, *arguments], env=variables, capture_output=True, text=True, timeout=120)
+
+
+def stub(folder: Path, name: str, text: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+    (folder / name).chmod(0o755)
+    return folder
+
+
+def test_flags_are_chosen_by_the_accelerator_and_printed(tmp_path):
+    assert xla_flags.attached(tmp_path, tmp_path) == "cpu"
+    (tmp_path / "nvidia0").touch()
+    assert xla_flags.attached(tmp_path, tmp_path) == "gpu"
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "vendor").write_text("0x1ae0\n")
+    (tmp_path / "0" / "device").write_text("0x006f\n")
+    assert xla_flags.attached(tmp_path, tmp_path) == "v6e"
+    given = xla_flags.environment("gpu", {"XLA_FLAGS": "--mine=1"})
+    assert given == {"XLA_FLAGS": f"{xla_flags.FLAGS['gpu'][0]} --mine=1"}
+    assert set(xla_flags.environment("v5p", {})) == {"LIBTPU_INIT_ARGS"}
+
+
+def test_gpus_are_chosen_by_number(tmp_path):
+    path = stub(tmp_path, "nvidia-smi", "printf '0\\n1\\n2\\n3\\n'")
+    for chosen, devices in {(): "0,1,2,3", ("--gpus", "2"): "0,1", ("--gpus", "1,3"): "1,3"}.items():
+        shown = script("gpu.sh", *chosen, "--dry-run", "train", "a b.py", path=path)
+        assert shown.returncode == 0 and shown.stdout.startswith(f"CUDA_VISIBLE_DEVICES={devices} ")
+        assert shown.stdout.rstrip().endswith("launch/local.sh train a\\ b.py")
+        assert xla_flags.FLAGS["gpu"][0] in shown.stderr
+    for wrong in (("--gpus", "5"), ("--gpus", "0,4"), ("--gpus", "x"), ("--gpu", "1"), ()):
+        ended = script("gpu.sh", *wrong, *(["train"] if wrong else []), path=path)
+        assert ended.returncode == 2 and ended.stderr.startswith("error: ")
+    ended = script("gpu.sh", "train", path=stub(tmp_path, "nvidia-smi", "exit 9"))
+    assert ended.returncode == 2 and "./launch/local.sh" in ended.stderr
+
+
+GCLOUD = """
+echo "$@" >> "$CALLS"
+case "$*" in
+  *describe*) [[ -f $STATE ]] && cat "$STATE" ;;
+  *queued-resources\\ create*) [[ ! $REFUSED ]] || exit 1; echo ACTIVE > "$STATE" ;;
+  *queued-resources\\ delete*) rm "$STATE" ;;
+  *launch/mount.sh*) exit "$MOUNTS" ;;
+  *--worker\\ 0*)
+    code=$(head -n 1 "$ENDS") && sed -i 1d "$ENDS"
+    [[ $code != preempted ]] || { echo SUSPENDED > "$STATE" && exit 255; }
+    exit "$code" ;;
+esac
+"""
+
+
+@pytest.fixture
+def pod(tmp_path):
+    """Runs tpu_pod.sh with a gcloud that records what is asked of it; `ends` is how each following of the log ends."""
+    path = stub(tmp_path / "bin", "gcloud", GCLOUD)
+    names = {"CALLS": "calls", "STATE": "state", "ENDS": "ends"}
+    variables = {variable: str(tmp_path / name) for variable, name in names.items()}
+
+    def run(*arguments, ends=(0,), there=False, mounts=True, refused=False):
+        variables["REFUSED"] = "yes" if refused else ""
+        variables["MOUNTS"] = "0" if mounts else "2"
+        (tmp_path / "calls").write_text("")
+        (tmp_path / "ends").write_text("".join(f"{code}\n" for code in ends))
+        (tmp_path / "state").unlink(missing_ok=True)
+        if there:
+            (tmp_path / "state").write_text("ACTIVE\n")
+        ended = script("tpu_pod.sh", *POD, *BUCKET, *arguments, path=path, POLL_SECONDS="0", **variables)
+        calls = (tmp_path / "calls").read_text().splitlines()
+        verbs = [re.search(r"create|delete|scp|ssh", call) for call in calls if call.startswith("compute")]
+        return ended, [verb.group() for verb in verbs if verb], (tmp_path / "state").exists()
+
+    return run
+
+
+def test_a_pod_is_made_used_and_deleted(pod):
+    ended, verbs, left = pod("--type", "v5p-128", *RUN)
+    assert ended.returncode == 0, ended.stderr
+    assert verbs == ["create", "scp", *4 * ["ssh"], "delete"] and not left
+    assert xla_flags.FLAGS["v5p"][0] in ended.stderr
+
+
+def test_a_failed_command_leaves_no_pod_behind_unless_asked(pod):
+    ended, _, left = pod("--type", "v5p-128", *RUN, ends=(7,))
+    assert ended.returncode == 7 and not left
+    ended, _, left = pod("--type", "v5p-128", "--keep", *RUN, ends=(7,))
+    assert ended.returncode == 7 and left
+
+
+def test_a_preempted_pod_is_made_again_and_a_lost_connection_is_taken_up(pod):
+    ended, verbs, left = pod("--type", "v6e-256", "--spot", *RUN, ends=("preempted", 0))
+    assert ended.returncode == 0, ended.stderr
+    assert verbs.count("create") == verbs.count("delete") == 2 and not left
+    ended, verbs, left = pod("--type", "v6e-256", *RUN, ends=(255, 255, 0))
+    assert ended.returncode == 0 and verbs.count("create") == 1 and verbs.count("ssh") == 6 and not left
+
+
+def test_a_pod_that_could_not_be_made_is_told(pod):
+    ended, verbs, _ = pod("--type", "v5p-128", *RUN, refused=True)
+    assert ended.returncode == 2 and "pod could not be made" in ended.stderr and verbs == ["create", "delete"]
+
+
+def test_a_pod_of_somebody_else_is_never_deleted(pod):
+    ended, verbs, left = pod("--existing", *RUN, ends=(3,), there=True)
+    assert ended.returncode == 3 and "delete" not in verbs and "create" not in verbs and left
+    ended, verbs, left = pod("--type", "v5p-128", *RUN, there=True)
+    assert ended.returncode == 2 and "--existing uses it" in ended.stderr and verbs == [] and left
+    _, verbs, left = pod("--delete", there=True)
+    assert verbs == ["delete"] and not left
+
+
+@pytest.fixture
+def mount(tmp_path):
+    """Runs mount.sh with stubs of what it calls, and returns it, the lines that they were called with, and the folder;
+    `lacking` are not there, and `failing` fail."""
+
+    def run(*arguments, lacking=(), failing=(), mounted=False):
+        calls, folder = tmp_path / "calls", tmp_path / "folder"
+        calls.write_text("")
+        folder.mkdir(exist_ok=True)
+        path = tmp_path / "tools"
+        shutil.rmtree(path, ignore_errors=True)
+        for name in {"gcsfuse", "fusermount", "sudo"} - set(lacking):
+            ends = f"exit {int(name in failing)}"
+            stub(path, name, f'echo "{name} $*" >> {calls}; {ends}')
+        stub(path, "mountpoint", f"exit {int(not mounted)}")
+        ended = script("mount.sh", *arguments, "mine", str(folder), path=path)
+        return ended, calls.read_text().splitlines(), folder
+
+    return run
+
+
+def test_a_bucket_is_mounted_so_that_every_host_sees_what_others_have_written(mount):
+    ended, calls, folder = mount()
+    assert ended.returncode == 0, ended.stderr
+    (call,) = calls
+    assert call.startswith("gcsfuse ") and call.endswith(f" mine {folder}")
+    assert "--metadata-cache-ttl-secs 0 " in call and "--metadata-cache-negative-ttl-secs 0 " in call
+
+
+def test_a_mount_that_is_there_is_made_anew(mount):
+    ended, calls, folder = mount(mounted=True)
+    assert ended.returncode == 0 and calls[0] == f"fusermount -u {folder}" and calls[1].startswith("gcsfuse ")
+    ended, calls, _ = mount(mounted=True, failing=["fusermount"])
+    assert ended.returncode == 2 and "is mounted already, and in use" in ended.stderr and len(calls) == 1
+
+
+def test_gcsfuse_is_installed_where_it_is_missing(mount):
+    ended, calls, _ = mount("--dry-run", lacking=["gcsfuse"])
+    assert ended.returncode == 0 and calls == []
+    assert (
+        "sudo apt-get install --quiet --yes gcsfuse \n" in ended.stdout and "\ngcsfuse --implicit-dirs" in ended.stdout
+    )
+    ended, calls, _ = mount(lacking=["gcsfuse"], failing=["sudo"])
+    assert ended.returncode == 2 and "gcsfuse could not be installed" in ended.stderr and len(calls) == 1
+
+
+def test_a_bucket_that_cannot_be_mounted_stops_the_command_before_it_starts(mount, pod):
+    ended, *_ = mount(failing=["gcsfuse"])
+    assert ended.returncode == 2 and "the bucket mine could not be mounted" in ended.stderr
+    ended = script("mount.sh", "gs://mine")
+    assert ended.returncode == 2 and "which bucket?" in ended.stderr
+    ended, verbs, left = pod("--type", "v5p-128", *RUN, mounts=False)
+    assert ended.returncode == 2 and verbs == ["create", "scp", "ssh", "ssh", "delete"] and not left
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((*RUN,), "--type"),
+        (("--type", "v3-8", *RUN), "v4-N, v5litepod-N, v5p-N or v6e-N"),
+        (("--type", "v5p-8", "train", "configs/llama_8b.py"), "--workdir /bucket/"),
+        (("--type", "v5p-8", "train", "configs/llama_8b.py", "--workdir", "gs://b/run"), "--workdir /bucket/"),
+        (("--type", "v5p-8", "--bucket", "", *RUN), "--bucket is needed"),
+        (("--type", "v5p-8"), "which command?"),
+        (("--existing", "--spot", *RUN), "--existing"),
+    ],
+)
+def test_a_pod_that_cannot_run_is_not_made(pod, arguments, told):
+    ended, verbs, _ = pod(*arguments)
+    assert ended.returncode == 2 and ended.stderr.startswith("error: ") and told in ended.stderr and verbs == []
+
+
+def test_gcloud_knows_every_option(tmp_path):
+    """Asked of the real one, where it is installed; it runs nothing."""
+    gcloud = shutil.which("gcloud")
+    if gcloud is None:
+        pytest.skip("needs gcloud")
+    shown = [
+        script(
+            "tpu_pod.sh",
+            *POD,
+            *BUCKET,
+            "--project",
+            "p",
+            "--type",
+            kind,
+            "--spot",
+            "--dry-run",
+            "train",
+            "--workdir",
+            "/bucket/r",
+        )
+        for kind in ("v4-8", "v5litepod-16", "v5p-128", "v6e-256")
+    ]
+    lines = {line for each in shown for line in each.stdout.splitlines() if " ssh " not in line}
+    lines |= {"gcloud compute tpus queued-resources describe pod --zone z --format value(state.state)"}
+    lines |= {"gcloud compute tpus tpu-vm ssh pod --zone z --project p --worker all --command true"}
+    assert len(lines) >= 7
+    commands = tmp_path / "commands.json"
+    wrong = "gcloud compute tpus queued-resources describe pod --zone z --no-such-option"
+    commands.write_text(json.dumps([{"command_string": line.strip()} for line in (wrong, *sorted(lines))]))
+    asked = [gcloud, "meta", "lint-gcloud-commands", f"--commands-file={commands}"]
+    answer = subprocess.run(asked, capture_output=True, text=True, timeout=300)
+    verdicts = json.loads(answer.stdout)
+    assert [each["success"] for each in verdicts] == [False] + len(lines) * [True]
+
+
+JOBSET = {  # of jobset.x-k8s.io/v1alpha2, what is used of it
+    "type": "object",
+    "required": ["apiVersion", "kind", "metadata", "spec"],
+    "properties": {
+        "apiVersion": {"const": "jobset.x-k8s.io/v1alpha2"},
+        "kind": {"const": "JobSet"},
+        "spec": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["replicatedJobs"],
+            "properties": {
+                "ttlSecondsAfterFinished": {"type": "integer", "minimum": 0},
+                "failurePolicy": {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "properties": {"maxRestarts": {"type": "integer", "minimum": 0}},
+                },
+                "network": {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "properties": {"enableDNSHostnames": {"type": "boolean"}},
+                },
+                "replicatedJobs": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "additionalProperties": False,
+                        "required": ["name", "template"],
+                        "properties": {
+                            "name": {"type": "string"},
+                            "replicas": {"type": "integer", "minimum": 1},
+                            "template": {"type": "object"},
+                        },
+                    },
+                },
+            },
+        },
+    },
+}
+
+
+def gke(*arguments):
+    command = [
+        sys.executable,
+        LAUNCH / "gke" / "run.py",
+        "--name",
+        "mine",
+        "--image",
+        "eu/research:1",
+        *BUCKET,
+        *arguments,
+    ]
+    return subprocess.run([*command, "--dry-run", *RUN], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hosts", "chips"),
+    [
+        (("--tpu", "v5p:4x4x4", "--slices", "2", "--spot"), 16, 4),
+        (("--tpu", "v6e:16x16"), 64, 4),
+        (("--tpu", "v5e:2x4"), 1, 8),
+        (("--tpu", "v4:2x2x1"), 1, 4),
+        (("--gpu", "h100", "--nodes", "4"), 4, 8),
+    ],
+)
+def test_manifests_are_what_kubernetes_and_jobset_take(arguments, hosts, chips):
+    shown = gke(*arguments)
+    assert shown.returncode == 0, shown.stderr
+    jobset = yaml.safe_load(shown.stdout)
+    jsonschema.validate(jobset, JOBSET)
+    (job,) = jobset["spec"]["replicatedJobs"]
+    assert job["replicas"] == (2 if "--slices" in arguments else 1)
+    wrapped = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "x"}, **job["template"]}
+    kubernetes_validate.validate(wrapped, "1.32", strict=True)
+    pod = job["template"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert job["template"]["spec"]["parallelism"] == job["template"]["spec"]["completions"] == hosts
+    assert set(container["resources"]["limits"].values()) == {chips}
+    assert container["args"] == list(RUN)
+    assert pod["nodeSelector"].get("cloud.google.com/gke-spot") == ("true" if "--spot" in arguments else None)
+    assert "XLA flags: --xla" in shown.stderr
+    (volume,) = [each for each in pod["volumes"] if "csi" in each]
+    assert volume["csi"]["volumeAttributes"]["bucketName"] == "mine" and pod["serviceAccountName"] == "default"
+    assert {"name": volume["name"], "mountPath": "/bucket"} in container["volumeMounts"]
+    mounted = job["template"]["spec"]["template"]["metadata"]["annotations"]
+    assert mounted["gke-gcsfuse/volumes"] == "true"  # or else nothing mounts it
+    # on the network of the host, the pod's own account is asked for by name
+    assert pod.get("hostNetwork", False) == ("hostNetworkPodKSA" in volume["csi"]["volumeAttributes"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--tpu", "v5p:4x4"), "has 3 sizes"),
+        (("--tpu", "v3:4x4"), "chips are v4, v5e, v5p, v6e"),
+        (("--tpu", "v5p:4x4x4", "--name", "My_Run"), "small letters"),
+        ((), "required"),
+    ],
+)
+def test_a_manifest_that_cannot_be_is_told(arguments, told):
+    ended = gke(*arguments)
+    assert ended.returncode != 0 and told in ended.stderr
+
+
+def test_the_skypilot_example_has_the_form_of_a_task():
+    """Field names and types of SkyPilot's own schema (sky/utils/schemas.py), of what the example uses."""
+    resources = {
+        "accelerators": {"type": "string"},
+        "use_spot": {"type": "boolean"},
+        "disk_size": {"type": "integer"},
+        "autostop": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {"idle_minutes": {"type": "integer"}, "down": {"const": True}},
+        },
+    }
+    text = {"type": "string"}
+    properties = {**dict.fromkeys(("name", "workdir", "setup", "run"), text), "num_nodes": {"type": "integer"}}
+    mount = {"source": text, "mode": {"enum": ["MOUNT", "COPY", "MOUNT_CACHED"]}}
+    mount = {"type": "object", "additionalProperties": False, "properties": mount}
+    properties["file_mounts"] = {"type": "object", "additionalProperties": mount}
+    properties["envs"] = {"type": "object", "additionalProperties": {"type": ["string", "null"]}}
+    properties["resources"] = {"type": "object", "additionalProperties": False, "properties": resources}
+    task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
+    jsonschema.validate(task, {"type": "object", "additionalProperties": False, "properties": properties})
+    for part in ("setup", "run"):
+        checked = subprocess.run(
+            [TOOLS / "shellcheck", "--shell=bash", "-"], input=task[part], capture_output=True, text=True
+        )
+        assert checked.returncode == 0, checked.stdout
+    command_line.read(ROOT / task["envs"]["CONFIG"])
+
+
+def test_the_skypilot_example_is_valid_by_skypilot_itself():
+    """Where it is installed (`pip install skypilot`, some hundred packages, into an environment of its own)."""
+    schemas = pytest.importorskip("sky.utils.schemas", reason="needs skypilot")
+    task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
+    jsonschema.validate(task, schemas.get_task_schema())
+    jsonschema.validate(task["resources"], schemas.get_resources_schema())
+    jsonschema.validate(task["file_mounts"]["/bucket"], schemas.get_storage_schema())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(task | {"nodes": 2}, schemas.get_task_schema())
+
+
+def test_the_dockerfile_is_clean_and_copies_what_there_is():
+    file = LAUNCH / "Dockerfile"
+    checked = subprocess.run([TOOLS / "hadolint", file], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
+    for line in re.findall(r"^COPY (.*) \S+$", file.read_text(), flags=re.M):
+        for name in line.split():
+            assert (ROOT / name).exists()
+            assert f"!{name}" in (ROOT / ".dockerignore").read_text().splitlines()
+
+
+def test_slurm_shows_what_it_would_run_and_refuses_what_it_could_not():
+    shown = script("slurm.sbatch", "--dry-run", "train", "a.py", "--workdir", "/shared/run", SLURM_SUBMIT_DIR=str(ROOT))
+    assert shown.returncode == 0 and "-m research train a.py --workdir /shared/run" in shown.stdout
+    for wrong, told in {(): "which command?", ("train", "a.py"): "--workdir"}.items():
+        ended = script("slurm.sbatch", *wrong)
+        assert ended.returncode == 2 and told in ended.stderr
+    assert "sbatch" in script("slurm.sbatch", "evaluate").stderr
+
+
+def test_local_commands_are_those_that_scripts_name():
+    named = re.findall(
+        r"(?:sh|sbatch)(?: --\S+ \S+)* (train|plan|evaluate|generate)",
+        "".join(path.read_text() for path in LAUNCH.iterdir() if path.is_file()),
+    )
+    assert named and set(named) <= set(COMMANDS)
