@@ -42,7 +42,7 @@ def preparing(experiment: Experiment) -> Made:
             shutil.rmtree(folder / "cache", ignore_errors=True)
             changed = replace(experiment.data, cache=str(folder / "cache"), tokenizer=str(folder / "tokenizer"))
             begin = time.perf_counter()
-            data.open(replace(experiment, data=changed))
+            data.open_corpus(replace(experiment, data=changed))
             seconds += time.perf_counter() - begin
         return {"rate": count * tokens / seconds}
 

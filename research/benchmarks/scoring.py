@@ -56,7 +56,7 @@ def theirs(checkpoint: str, data: tuple[Path, ...], task: str, items: int) -> Ma
 
 
 def _items(data: tuple[Path, ...], task: str, items: int) -> tuple[Item, ...]:
-    asked = tasks.open(tasks.load(task), data, limit=items).items
+    asked = tasks.open_task(tasks.load_task(task), data, limit=items).items
     if not all(isinstance(option, Continuation) for item in asked for option in item.options):
         raise InputError(f"task {task}: the harness scores continuations only")
     return asked

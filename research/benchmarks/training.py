@@ -145,7 +145,7 @@ def theirs(experiment: Experiment, precision: str) -> Made:
 
 def opened(experiment: Experiment) -> tuple[Experiment, data.Corpus]:
     """The experiment with its model resolved, and its data."""
-    corpus = data.open(experiment)
+    corpus = data.open_corpus(experiment)
     longest = max(experiment.data.length, experiment.data.source_length or 0)
     return replace(experiment, model=config.resolve(experiment.model, corpus.vocabulary.size, longest)), corpus
 

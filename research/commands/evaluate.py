@@ -15,7 +15,7 @@ from research.errors import InputError
 from research.evaluation import comparison, datasets, result_files, suite, tasks
 from research.evaluation.comparison import Comparison
 from research.evaluation.suite import Result, Subject
-from research.evaluation.tasks import Questions
+from research.evaluation.tasks import TaskDataset
 from research.inference import language_model
 from research.inference.requests import Outcome
 from research.runtime import processes
@@ -76,18 +76,20 @@ def main(arguments: list[str]) -> None:
         evaluate(names, chosen, options, out, console)
 
 
-def questions(options: Options, console: Console) -> list[Questions]:
+def questions(options: Options, console: Console) -> list[TaskDataset]:
     """The tasks that were asked for.
 
     Raises:
       InputError: if one is unknown or its data is not here; with `all`, those are named and left out.
     """
     if options.tasks != ("all",):
-        return [tasks.open(tasks.load(name), options.data, options.shots, options.limit) for name in options.tasks]
+        return [
+            tasks.open_task(tasks.load_task(name), options.data, options.shots, options.limit) for name in options.tasks
+        ]
     found, missing = [], []
     for name in tasks.names():
         try:
-            found.append(tasks.open(tasks.load(name), options.data, options.shots, options.limit))
+            found.append(tasks.open_task(tasks.load_task(name), options.data, options.shots, options.limit))
         except datasets.Missing:
             missing.append(name)
     if missing:
@@ -96,7 +98,7 @@ def questions(options: Options, console: Console) -> list[Questions]:
 
 
 def evaluate(
-    names: Sequence[str], chosen: Sequence[Questions], options: Options, out: Path, console: Console
+    names: Sequence[str], chosen: Sequence[TaskDataset], options: Options, out: Path, console: Console
 ) -> list[Result]:
     """Asks every checkpoint every question, prints tables, and writes results, comparisons, rows and answers."""
     results: list[Result] = []
@@ -115,7 +117,7 @@ def evaluate(
                     found += against(answered, result, outcomes)
                     answered.append((result, outcomes))
             if processes.is_main_process():
-                result_files.write(out, results, found)
+                result_files.write_results(out, results, found)
     console.print(result_files.tables(results), result_files.comparisons(found))
     console.print(f"{out} has results.json, and a row for each item below {out / 'rows'}")
     return results
@@ -153,7 +155,7 @@ def against(
 
 
 def ask(
-    subject: Subject, null: Subject | None, one: Questions, console: Console
+    subject: Subject, null: Subject | None, one: TaskDataset, console: Console
 ) -> tuple[Result, list[Outcome] | None]:
     """One checkpoint on one task, with a progress bar."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
@@ -169,7 +171,7 @@ def ask(
         return suite.ask(subject, one, before, progress)
 
 
-def watch(run: Path, chosen: Sequence[Questions], options: Options, out: Path, console: Console) -> None:
+def watch(run: Path, chosen: Sequence[TaskDataset], options: Options, out: Path, console: Console) -> None:
     """Evaluates each new checkpoint of a run, the oldest first, until the run has its result. The run deletes old ones
     by itself: what is gone before its turn is named, and left out."""
     seen: set[int] = set()

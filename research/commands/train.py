@@ -62,7 +62,7 @@ def train(experiment: Experiment, folder: Path, console: Console, traced: range 
         experiment = replace(experiment, model=source.adapted(experiment.model))
     validation.validate(experiment)
     questions = task_scores.open(experiment.evaluation)
-    corpus = data.open(experiment, None if source is None else source.tokenizer)
+    corpus = data.open_corpus(experiment, None if source is None else source.tokenizer)
     console.print(corpus.facts, highlight=False)
     longest = max(experiment.data.length, experiment.data.source_length or 0)
     experiment = replace(experiment, model=config.resolve(experiment.model, corpus.vocabulary.size, longest))

@@ -1,6 +1,6 @@
 """Checks an experiment as a whole, before the data is read and the devices are asked.
 
-What depends on the tokenizer is checked in `data.open`, what depends on the devices in `training/sharding.py`.
+What depends on the tokenizer is checked in `data.open_corpus`, what depends on the devices in `training/sharding.py`.
 """
 
 import dataclasses

@@ -17,8 +17,8 @@ from research import config, objectives
 from research.config import Data, Experiment
 from research.data import cache, mixture, packing, sources, store, tokenizers
 from research.data.mixture import Mixture
-from research.data.packing import Plan, Range, Shape
-from research.data.sources import Source
+from research.data.packing import DocumentRange, Plan, RowShape
+from research.data.sources import DataSource
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
 from research.objectives import Batch, Vocabulary, span_corruption
@@ -35,7 +35,7 @@ class HeldOut(Sequence[Batch]):
     objective: config.Objective
     plan: Plan
     vocabulary: Vocabulary
-    shape: Shape
+    shape: RowShape
     batch_rows: int
     host_rows: Sequence[int]
     batches: range
@@ -65,7 +65,7 @@ class HeldOut(Sequence[Batch]):
 
 @dataclass(frozen=True)
 class Corpus:
-    """What `open` gives."""
+    """What `open_corpus` returns."""
 
     tokenizer: Tokenizer
     training: Mixture
@@ -132,12 +132,12 @@ class Corpus:
             yield batches
         gc.collect()  # grain's shared memory is returned with its last arrays, which are in cycles
 
-    def _places(self, step: int) -> list[mixture.Place]:
+    def _places(self, step: int) -> list[mixture.RowPlace]:
         rows = self.training.batch_rows
         return [self.training.place(number) for number in range(step * rows, (step + 1) * rows)]
 
 
-def open(experiment: Experiment, tokenizer: Tokenizer | None = None) -> Corpus:
+def open_corpus(experiment: Experiment, tokenizer: Tokenizer | None = None) -> Corpus:
     """Finds or makes everything that the experiment's `data` and `objectives` ask for.
 
     Args:
@@ -149,7 +149,7 @@ def open(experiment: Experiment, tokenizer: Tokenizer | None = None) -> Corpus:
     """
     data, model = experiment.data, experiment.model
     folder = processes.cache_folder(data.cache)
-    shape = Shape(data.length, data.source_length or data.length, model.encoder_depth > 0)
+    shape = RowShape(data.length, data.source_length or data.length, model.encoder_depth > 0)
     mixture.cycle(tuple(objective.rate for objective in experiment.objectives))  # wrong rates show before the long work
     tokenizer = _extended(tokenizer or _tokenizer(experiment, folder), experiment.objectives, shape)
     if 0 < model.vocabulary < tokenizer.size:
@@ -157,7 +157,7 @@ def open(experiment: Experiment, tokenizer: Tokenizer | None = None) -> Corpus:
 
     @functools.cache
     def prepared(name: str, prefix: str, cut: float | None) -> store.Store:
-        return store.prepare(sources.open(name), tokenizer, folder, prefix, cut)
+        return store.prepare(sources.open_source(name), tokenizer, folder, prefix, cut)
 
     plans: list[Plan] = []
     held_out: dict[str, Plan] = {}
@@ -176,17 +176,17 @@ def _tokenizer(experiment: Experiment, folder: Path) -> Tokenizer:
     spec = data.tokenizer
     if spec == "characters":  # an alphabet is no statistic, so it covers held-out data too
         names = [data.source, data.held_out, *(objective.source for objective in experiment.objectives)]
-        opened = [sources.open(name) for name in dict.fromkeys(names) if isinstance(name, str)]
+        opened = [sources.open_source(name) for name in dict.fromkeys(names) if isinstance(name, str)]
         prefixes = [o.prefix for o in experiment.objectives if isinstance(o, config.TextToText)]
         spec = _made(spec, folder, opened, prefixes, lambda: chain(*map(store.texts, opened), prefixes))
     elif spec.startswith("train:"):
-        source = sources.open(data.source)
+        source = sources.open_source(data.source)
         held_out = data.held_out if isinstance(data.held_out, float) else None
         spec = _made(spec, folder, [source], held_out, lambda: store.training_texts(source, held_out))
     return tokenizers.load(spec)
 
 
-def _extended(tokenizer: Tokenizer, objectives: Sequence[config.Objective], shape: Shape) -> Tokenizer:
+def _extended(tokenizer: Tokenizer, objectives: Sequence[config.Objective], shape: RowShape) -> Tokenizer:
     spans = [o for o in objectives if isinstance(o, config.SpanCorruption)]
     sentinels = max(
         (span_corruption.counts(packing.longest(o, shape), o.noise_rate, o.mean_span)[1] for o in spans), default=0
@@ -194,7 +194,7 @@ def _extended(tokenizer: Tokenizer, objectives: Sequence[config.Objective], shap
     return tokenizers.extend(tokenizer, objectives, sentinels)
 
 
-def _made(spec: str, folder: Path, read: list[Source], how: object, texts: Callable[[], Iterable[str]]) -> str:
+def _made(spec: str, folder: Path, read: list[DataSource], how: object, texts: Callable[[], Iterable[str]]) -> str:
     """The folder of a tokenizer that is made from text, once."""
     name = "tokenizer-" + cache.key(tokenizers.FORMAT, spec, [source.fingerprint for source in read], how)
     return str(cache.made(folder / name, lambda unfinished: tokenizers.make(spec, texts).save(unfinished)))
@@ -202,16 +202,16 @@ def _made(spec: str, folder: Path, read: list[Source], how: object, texts: Calla
 
 def _ranges(
     objective: config.Objective, data: Data, prepared: Callable[[str, str, float | None], store.Store]
-) -> tuple[Range, Range]:
+) -> tuple[DocumentRange, DocumentRange]:
     """The training and the held-out documents of an objective."""
     prefix = objective.prefix if isinstance(objective, config.TextToText) else ""
     name = objective.source or data.source
     if isinstance(data.held_out, str):
         whole, other = prepared(name, prefix, None), prepared(data.held_out, prefix, None)
-        return Range(whole, 0, whole.documents), Range(other, 0, other.documents)
+        return DocumentRange(whole, 0, whole.documents), DocumentRange(other, 0, other.documents)
     whole = prepared(name, prefix, data.held_out)
     middle = whole.documents - store.held_out_count(whole.documents, data.held_out)
-    return Range(whole, 0, middle), Range(whole, middle, whole.documents)
+    return DocumentRange(whole, 0, middle), DocumentRange(whole, middle, whole.documents)
 
 
 def _read(dataset: grain.IterDataset) -> Generator[tuple[int, Batch], None, None]:
@@ -226,6 +226,6 @@ def _copied(batch: Batch) -> Batch:
     return batch._replace(**arrays, source=batch.source and _copied(batch.source))
 
 
-def _size(documents: Range) -> str:
+def _size(documents: DocumentRange) -> str:
     count = documents.last - documents.first
     return f"{count:,} documents of {packing.tokens(documents):,} tokens from {documents.store.meta['source']}"

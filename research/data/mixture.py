@@ -14,7 +14,7 @@ import grain
 import numpy as np
 
 from research import config, objectives
-from research.data.packing import Plan, Shape
+from research.data.packing import Plan, RowShape
 from research.errors import InputError
 from research.objectives import Batch, Vocabulary
 
@@ -23,7 +23,7 @@ IN_MEMORY = 1 << 18  # rows of an epoch
 MIX, ORDER, EXAMPLE = range(3)  # what a random number is for
 
 
-class Place(NamedTuple):
+class RowPlace(NamedTuple):
     """Where a row of a batch comes from."""
 
     objective: int
@@ -38,7 +38,7 @@ class Mixture:
     objectives: tuple[config.Objective, ...]
     plans: tuple[Plan, ...]
     vocabulary: Vocabulary
-    shape: Shape
+    shape: RowShape
     batch_rows: int
     seed: int
 
@@ -47,7 +47,7 @@ class Mixture:
         chosen = range(self.batch_rows) if rows is None else rows
         return objectives.stack([self._row(self.place(step * self.batch_rows + r)) for r in chosen])
 
-    def place(self, number: int) -> Place:
+    def place(self, number: int) -> RowPlace:
         """Where row `number` of training comes from."""
         counts = cycle(tuple(objective.rate for objective in self.objectives))
         turn, place = divmod(number, sum(counts))
@@ -55,14 +55,16 @@ class Mixture:
         objective = int(which[place])
         ordinal = turn * counts[objective] + int(earlier[place])
         epoch, row = divmod(ordinal, self.plans[objective].rows)
-        return Place(objective, epoch, order(self.plans[objective].rows, (self.seed, ORDER, objective, epoch), row))
+        return RowPlace(objective, epoch, order(self.plans[objective].rows, (self.seed, ORDER, objective, epoch), row))
 
-    def _row(self, place: Place) -> Batch:
+    def _row(self, place: RowPlace) -> Batch:
         key = (self.seed, EXAMPLE, *place)
         return row(self.objectives[place.objective], self.plans[place.objective], key, self.vocabulary, self.shape)
 
 
-def row(objective: config.Objective, plan: Plan, key: tuple[int, ...], vocabulary: Vocabulary, shape: Shape) -> Batch:
+def row(
+    objective: config.Objective, plan: Plan, key: tuple[int, ...], vocabulary: Vocabulary, shape: RowShape
+) -> Batch:
     """The row of a plan that the last integer of `key` names."""
     examples = [
         objectives.example(objective, piece.parts, (*key, segment), vocabulary, shape.encoder_decoder)

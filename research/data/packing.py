@@ -25,7 +25,7 @@ PAIRS = (config.Instruction, config.TextToText)  # objectives whose documents ha
 SHORTEST = 8  # tokens: a walk does not cut a document into smaller pieces than this, where rows are long enough
 
 
-class Range(NamedTuple):
+class DocumentRange(NamedTuple):
     """The documents `first` to `last - 1` of a store."""
 
     store: Store
@@ -33,7 +33,7 @@ class Range(NamedTuple):
     last: int
 
 
-class Shape(NamedTuple):
+class RowShape(NamedTuple):
     """The rows to be filled."""
 
     length: int
@@ -52,7 +52,7 @@ class Plan(Protocol):
     """What a plan can do. It travels to worker processes without the data."""
 
     @property
-    def documents(self) -> Range:
+    def documents(self) -> DocumentRange:
         """What it covers."""
         ...
 
@@ -75,7 +75,7 @@ class Plan(Protocol):
 class ChunkedPacking:
     """Documents as one stream of targets that is cut every `length`: no padding except in the last row."""
 
-    documents: Range
+    documents: DocumentRange
     length: int
     overlap: int  # tokens that neighbouring pieces of a document share
 
@@ -114,8 +114,8 @@ class GreedyPacking:
     """Rows filled one after the other, for objectives whose places are not simply the tokens of a piece. The folder has
     `starts.npy`, int64 `[rows + 1, 2]`: the document, and the token in it, with which each row begins."""
 
-    documents: Range
-    shape: Shape
+    documents: DocumentRange
+    shape: RowShape
     objective: config.Objective
     folder: Path
 
@@ -158,7 +158,7 @@ class Filled(NamedTuple):
     offset: int
 
 
-def plan(documents: Range, objective: config.Objective, shape: Shape) -> Plan:
+def plan(documents: DocumentRange, objective: config.Objective, shape: RowShape) -> Plan:
     """The plan of an objective over documents; one that must be walked is kept beside the store.
 
     Raises:
@@ -181,20 +181,20 @@ def plan(documents: Range, objective: config.Objective, shape: Shape) -> Plan:
     return made
 
 
-def tokens(documents: Range) -> int:
+def tokens(documents: DocumentRange) -> int:
     """How many tokens the documents have."""
     store, first, last = documents
     return int(store.offsets[last * store.parts]) - int(store.offsets[first * store.parts])
 
 
-def longest(objective: config.Objective, shape: Shape) -> int:
+def longest(objective: config.Objective, shape: RowShape) -> int:
     """The most tokens of a document that an empty row takes."""
     if isinstance(objective, PAIRS):
         return shape.length
     return len(_costs(objective, shape)[0]) - 1
 
 
-def truncated(documents: Range, objective: config.Objective, shape: Shape) -> int:
+def truncated(documents: DocumentRange, objective: config.Objective, shape: RowShape) -> int:
     """How many pairs are too long for a row, and lose a part of their parts."""
     if not isinstance(objective, PAIRS):
         return 0
@@ -206,7 +206,7 @@ def truncated(documents: Range, objective: config.Objective, shape: Shape) -> in
     return int((sizes.sum(axis=1) > shape.length + 1 - mode).sum())
 
 
-def fit(inputs: int, outputs: int, shape: Shape, mode: bool) -> tuple[int, int]:
+def fit(inputs: int, outputs: int, shape: RowShape, mode: bool) -> tuple[int, int]:
     """What a row has room for of a pair of these sizes. Where both stand in one row, an output may take half of it, or
     more if its input is short."""
     if shape.encoder_decoder:
@@ -216,7 +216,7 @@ def fit(inputs: int, outputs: int, shape: Shape, mode: bool) -> tuple[int, int]:
     return min(inputs, room - kept), kept
 
 
-def _walk(documents: Range, objective: config.Objective, shape: Shape) -> GreedyPacking:
+def _walk(documents: DocumentRange, objective: config.Objective, shape: RowShape) -> GreedyPacking:
     store, first, last = documents
     same = replace(objective, name="", rate=1.0, weight=1.0, source=None)  # what does not change places
     name = key(FORMAT, store.folder.name, first, last, repr(same), shape)
@@ -240,7 +240,7 @@ def _plan(walk: GreedyPacking, folder: Path) -> None:
     (folder / "plan.json").write_text(json.dumps({"padding": padding}) + "\n")
 
 
-def _filler(documents: Range, shape: Shape, objective: config.Objective) -> Callable[[int, int], Filled]:
+def _filler(documents: DocumentRange, shape: RowShape, objective: config.Objective) -> Callable[[int, int], Filled]:
     """Fills a row that begins with a token of a document."""
     if isinstance(objective, PAIRS):
         return partial(_fill_with_pairs, documents, shape, objective)
@@ -272,7 +272,9 @@ def _filler(documents: Range, shape: Shape, objective: config.Objective) -> Call
     return fill
 
 
-def _fill_with_pairs(documents: Range, shape: Shape, objective: config.Objective, document: int, offset: int) -> Filled:
+def _fill_with_pairs(
+    documents: DocumentRange, shape: RowShape, objective: config.Objective, document: int, offset: int
+) -> Filled:
     """As many whole pairs as fit; `offset` is 0. One that is too long for a row loses the ends of its parts; but of
     what precedes an answer in a conversation, the beginning."""
     room, source_room, mode = shape.length, shape.source_length, objective.mode is not None
@@ -290,7 +292,7 @@ def _fill_with_pairs(documents: Range, shape: Shape, objective: config.Objective
     return Filled(pieces, room, document, 0)
 
 
-def _costs(objective: config.Objective, shape: Shape) -> tuple[list[int], list[int]]:
+def _costs(objective: config.Objective, shape: RowShape) -> tuple[list[int], list[int]]:
     """Places that a piece of 0, 1, 2, … tokens takes in a row and on its source side, as far as they fit.
 
     Raises:

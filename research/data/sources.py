@@ -47,7 +47,7 @@ class SkippedRecord(NamedTuple):
 
 
 @dataclass(frozen=True)
-class File:
+class SourceFile:
     """One file of a source, and what tells whether it has changed."""
 
     path: str
@@ -57,12 +57,12 @@ class File:
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """What a source string stands for: files in the order in which they are read."""
 
     name: str
     parts: int  # 1: documents, 2: pairs
-    files: tuple[File, ...]
+    files: tuple[SourceFile, ...]
 
     @property
     def fingerprint(self) -> list[str]:
@@ -74,7 +74,7 @@ class Source:
         return (record for file in self.files for record in file.records())
 
 
-def open(name: str) -> Source:
+def open_source(name: str) -> DataSource:
     """Finds the files of a source; reads none of them.
 
     Raises:
@@ -82,34 +82,34 @@ def open(name: str) -> Source:
     """
     form, _, rest = name.partition(":")
     if name == "python-docs":
-        return Source(name, 1, (File(name, 0, python_docs.fingerprint(), lambda: _python_docs()),))
+        return DataSource(name, 1, (SourceFile(name, 0, python_docs.fingerprint(), lambda: _python_docs()),))
     if form == "tfds":
         from research.data import tfds_source  # takes seconds to import
 
-        return tfds_source.open(name)
+        return tfds_source.open_tfds(name)
     pattern, _, argument = rest.rpartition("#") if "#" in rest else (rest, "", "")
     names = tuple(argument.split(",")) if argument else ()
     match form:
         case "text" if rest and not argument:
-            return Source(name, 1, _files(name, pattern, _text))
+            return DataSource(name, 1, _files(name, pattern, _text))
         case "jsonl" if pattern and len(names) in (1, 2):
-            return Source(name, len(names), _files(name, pattern, lambda path: _jsonl(path, names)))
+            return DataSource(name, len(names), _files(name, pattern, lambda path: _jsonl(path, names)))
         case "chat" if rest and not argument:
-            return Source(name, 2, _files(name, pattern, _chat))
+            return DataSource(name, 2, _files(name, pattern, _chat))
         case "parquet" if pattern and len(names) in (1, 2):
-            return Source(name, len(names), _files(name, pattern, lambda path: _parquet(path, names)))
+            return DataSource(name, len(names), _files(name, pattern, lambda path: _parquet(path, names)))
         case "tokens" if pattern and len(names) <= 1:
             dtype = _dtype(name, argument or "uint16")
-            return Source(name, 1, _files(name, pattern, lambda path: _tokens(path, dtype)))
+            return DataSource(name, 1, _files(name, pattern, lambda path: _tokens(path, dtype)))
     raise InputError(
         f"data source {name!r} is none of python-docs, text:GLOB, jsonl:GLOB#FIELD[,FIELD2], "
         "parquet:GLOB#COLUMN[,COLUMN2], chat:GLOB, tfds:NAME/CONFIG:SPLIT[#FIELD[,FIELD2]], tokens:GLOB[#DTYPE]"
     )
 
 
-def records(name: str) -> Iterator[Record | SkippedRecord]:
-    """All records of a source, in order. Raises InputError as `open` does."""
-    return open(name).records()
+def source_records(name: str) -> Iterator[Record | SkippedRecord]:
+    """All records of a source, in order. Raises InputError as `open_source` does."""
+    return open_source(name).records()
 
 
 def checked(place: str, fields: Iterable[object], names: tuple[str, ...]) -> Record | SkippedRecord:
@@ -136,7 +136,7 @@ def version(info: dict[str, Any]) -> str:
     return next((str(info[name]) for name in VERSIONS if name in info), "")
 
 
-def _files(name: str, pattern: str, read: Callable[[str], Iterator[Record | SkippedRecord]]) -> tuple[File, ...]:
+def _files(name: str, pattern: str, read: Callable[[str], Iterator[Record | SkippedRecord]]) -> tuple[SourceFile, ...]:
     """The files of a glob, sorted by name."""
     try:
         system, path = fsspec.core.url_to_fs(pattern)
@@ -146,9 +146,9 @@ def _files(name: str, pattern: str, read: Callable[[str], Iterator[Record | Skip
     if not found:
         raise InputError(f"data source {name!r}: no file matches {pattern!r}")
 
-    def file(path: str) -> File:
+    def file(path: str) -> SourceFile:
         url = system.unstrip_protocol(path)
-        return File(url, found[path]["size"], version(found[path]), lambda: _readable(url, read))
+        return SourceFile(url, found[path]["size"], version(found[path]), lambda: _readable(url, read))
 
     return tuple(map(file, sorted(found)))
 

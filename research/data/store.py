@@ -23,7 +23,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from research.data import cache, chat
 from research.data.chat import PromptCompletion
-from research.data.sources import Record, SkippedRecord, Source
+from research.data.sources import DataSource, Record, SkippedRecord
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
 
@@ -108,7 +108,7 @@ class SkippedRecords:
         )
 
 
-def prepare(source: Source, tokenizer: Tokenizer, below: Path, prefix: str = "", cut: float | None = None) -> Store:
+def prepare(source: DataSource, tokenizer: Tokenizer, below: Path, prefix: str = "", cut: float | None = None) -> Store:
     """The store of a source.
 
     Args:
@@ -130,7 +130,7 @@ def prepare(source: Source, tokenizer: Tokenizer, below: Path, prefix: str = "",
     )
 
 
-def texts(source: Source) -> Iterator[str]:
+def texts(source: DataSource) -> Iterator[str]:
     """Every usable text. Raises InputError if there is none."""
     skipped = SkippedRecords()
     some = False
@@ -143,7 +143,7 @@ def texts(source: Source) -> Iterator[str]:
         raise _nothing(source, skipped)
 
 
-def training_texts(source: Source, held_out: float | None, limit: int = 100_000_000) -> Iterator[str]:
+def training_texts(source: DataSource, held_out: float | None, limit: int = 100_000_000) -> Iterator[str]:
     """The texts that a tokenizer may be trained on: of the documents that make up the first `limit` characters, all but
     the last fraction `held_out`. Raises InputError if the source has no text."""
     skipped = SkippedRecords()
@@ -166,7 +166,7 @@ def held_out_count(documents: int, fraction: float | None) -> int:
     return 0 if fraction is None else min(max(round(documents * fraction), 1), documents - 1)
 
 
-def _write(folder: Path, source: Source, tokenizer: Tokenizer, prefix: str, cut: float | None) -> None:
+def _write(folder: Path, source: DataSource, tokenizer: Tokenizer, prefix: str, cut: float | None) -> None:
     dtype = next(d for d in (np.uint8, np.uint16, np.uint32) if tokenizer.size - 1 <= np.iinfo(d).max)
     skipped = SkippedRecords()
     lengths = array("q")  # of the parts of the documents
@@ -301,12 +301,12 @@ def _size(fields: tuple[str, ...] | PromptCompletion | np.ndarray) -> int:
     return len(fields) if isinstance(fields, np.ndarray) else sum(map(len, fields))
 
 
-def _without_text(source: Source) -> InputError:
+def _without_text(source: DataSource) -> InputError:
     what = (
         "conversations: use that of a chat model" if source.name.startswith("chat:") else "integers: use integers:SIZE"
     )
     return InputError(f"a tokenizer cannot be made from {source.name!r}, which holds {what}")
 
 
-def _nothing(source: Source, skipped: SkippedRecords) -> InputError:
+def _nothing(source: DataSource, skipped: SkippedRecords) -> InputError:
     return InputError(f"data source {source.name!r} has no usable document: {str(skipped) or 'it is empty'}")

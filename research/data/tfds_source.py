@@ -15,14 +15,14 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from etils import epath
 
-from research.data.sources import File, Record, SkippedRecord, Source, checked, version
+from research.data.sources import DataSource, Record, SkippedRecord, SourceFile, checked, version
 from research.errors import InputError
 
 SPEC = re.compile(r"(?P<name>.+):(?P<split>\w+(\[[^\]]*\])?(\+\w+(\[[^\]]*\])?)*)(#(?P<fields>[^#]+))?")
 READ_AHEAD = 256  # records
 
 
-def open(name: str) -> Source:
+def open_tfds(name: str) -> DataSource:
     """The source of a `tfds:` name.
 
     Raises:
@@ -36,23 +36,23 @@ def open(name: str) -> Source:
     if len(fields) > 2 or not set(fields) <= set(info.features):
         raise InputError(f"data source {name!r}: choose one or two fields among {sorted(info.features)}, as in #FIELD")
 
-    def file(shard: Any) -> File:
+    def file(shard: Any) -> SourceFile:
         def records() -> Iterator[Record | SkippedRecord]:
             for number, raw in reader(shard):
                 yield _record(f"{shard.filename}:{number}", raw, info.features, fields)
 
         system, path = fsspec.core.url_to_fs(str(shard.filename))
         size = system.size(path)
-        return File(f"{shard.filename}[{shard.skip}:+{shard.take}]", size, version(system.info(path)), records)
+        return SourceFile(f"{shard.filename}[{shard.skip}:+{shard.take}]", size, version(system.info(path)), records)
 
-    return Source(name, len(fields), tuple(map(file, shards)))
+    return DataSource(name, len(fields), tuple(map(file, shards)))
 
 
-def examples(name: str) -> Iterator[dict[str, Any]]:
+def tfds_examples(name: str) -> Iterator[dict[str, Any]]:
     """Every example of `NAME/CONFIG:SPLIT` with all its features, for tasks.
 
     Raises:
-      InputError: as `open`, or if an example is damaged.
+      InputError: as `open_tfds`, or if an example is damaged.
     """
     parsed = SPEC.fullmatch(name)
     if parsed is None:

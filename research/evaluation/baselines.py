@@ -1,7 +1,7 @@
-"""What can be scored on a task without understanding it: computed from the very items, not from a formula.
+"""Baselines: the scores that need no understanding of a task, computed from its items, not from a formula.
 
-Chance is no fair null for a summed log-likelihood, which leans towards short options, nor where most answers are the
-same. So beside it stand always choosing the most frequent place, the shortest and the longest option, and a model of
+Chance is no fair baseline for a summed log-likelihood, which favours short options, nor where most answers are the
+same. So there are also: always choosing the most frequent position, the shortest or the longest option, and a model of
 uniformly random bytes.
 """
 
@@ -17,7 +17,7 @@ from research.evaluation.statistics import Sums
 from research.inference.requests import Outcome, Scorable, Score
 
 
-def even(outcomes: Sequence[Outcome]) -> list[Outcome]:
+def equal_options(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Chance: as if all options were equally probable."""
     nothing = Score("exact", np.zeros(1, np.float32), False, 1, 0)
     return [
@@ -25,7 +25,7 @@ def even(outcomes: Sequence[Outcome]) -> list[Outcome]:
     ]
 
 
-def blind(outcomes: Sequence[Outcome]) -> dict[str, Sums]:
+def without_question(outcomes: Sequence[Outcome]) -> dict[str, Sums]:
     """Accuracies of choosing without reading the question; options of the same length share a credit."""
     majority = Counter(outcome.item.gold for outcome in outcomes).most_common(1)[0][0]
     _, documents = np.unique([outcome.item.document for outcome in outcomes], return_inverse=True)
@@ -43,7 +43,7 @@ def blind(outcomes: Sequence[Outcome]) -> dict[str, Sums]:
 
 
 def uniform_bytes(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """As a model would answer for which every byte is equally probable: 8 bits each."""
+    """The answers of a model to which every byte is equally probable: 8 bits each."""
 
     def score(request: Scorable) -> Score:
         size = len(request.text.encode())
@@ -56,6 +56,6 @@ def uniform_bytes(outcomes: Sequence[Outcome]) -> list[Outcome]:
 
 
 def most_frequent(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """As if the most frequent right output were always written."""
+    """The answers of a model that always writes the most frequent reference."""
     output = Counter(outcome.item.references[0] for outcome in outcomes).most_common(1)[0][0]
     return [replace(outcome, output=output) for outcome in outcomes]

@@ -16,7 +16,7 @@ class Comparison:
 
     task: str
     metric: str
-    first: str  # checkpoint and manner
+    first: str  # checkpoint and prompt format
     other: str
     kind: str  # exact or pseudo, of both
     shots: int
@@ -28,14 +28,16 @@ class Comparison:
         return without_nan(asdict(self))
 
 
-def compare(first: Result, other: Result, theirs: Sequence[Outcome], ours: Sequence[Outcome]) -> tuple[Comparison, ...]:
-    """Two results on one task, metric by metric: `theirs` are the outcomes of `first`, `ours` those of `other`."""
+def compare(
+    first: Result, other: Result, first_outcomes: Sequence[Outcome], other_outcomes: Sequence[Outcome]
+) -> tuple[Comparison, ...]:
+    """Two results on one task, metric by metric, with the outcomes of each."""
     assert (first.task, first.kind) == (other.task, other.kind), "only scores of one kind are compared"
     same = first.manner == other.manner
     names = [one.checkpoint if same else f"{one.checkpoint} as {one.manner}" for one in (first, other)]
 
     def each(name: str) -> Comparison:
-        gain = statistics.difference(metrics.sums(name, ours), metrics.sums(name, theirs))
+        gain = statistics.difference(metrics.sums(name, other_outcomes), metrics.sums(name, first_outcomes))
         sign = 1 if metrics.METRICS[name].better == "higher" else -1
         low, high = sorted((sign * gain.low, sign * gain.high))
         verdict = f"{names[1]} is better" if low > 0 else f"{names[0]} is better" if high < 0 else "no difference shown"

@@ -15,11 +15,11 @@ from research.errors import InputError
 from research.evaluation import generated_tasks
 from research.evaluation.templates import Expression
 
-Record = dict[str, Any]
+TaskRecord = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Source:
+class RecordSource:
     """One place where a task's records can be; exactly one of `file`, `tfds`, `hub` and `generate` is given.
 
     Formats of a file: `jsonl` (a JSON object a line), `bigbench` (the examples of a `task.json`), `cbt` (blocks of the
@@ -47,15 +47,15 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedRecords:
     """The records of a task, and where they came from."""
 
-    source: Source
-    records: tuple[Record, ...]
+    source: RecordSource
+    records: tuple[TaskRecord, ...]
     digest: str  # SHA-256 of the files, or of the records where there are none
 
 
-def load(task: str, sources: Sequence[Source], data: Sequence[Path]) -> Loaded:
+def load_records(task: str, sources: Sequence[RecordSource], data: Sequence[Path]) -> LoadedRecords:
     """The records of the first source that is here.
 
     Args:
@@ -77,7 +77,7 @@ def load(task: str, sources: Sequence[Source], data: Sequence[Path]) -> Loaded:
         records = tuple(_prepare(task, source, found.records))
         if not records:
             raise InputError(f"task {task}: {source.name} has no records")
-        return Loaded(source, records, found.digest)
+        return LoadedRecords(source, records, found.digest)
     raise Missing(f"task {task}: no data here.\n  " + "\n  ".join(missing))
 
 
@@ -91,11 +91,11 @@ class _NotHere(Exception):
 
 @dataclass(frozen=True)
 class _Found:
-    records: Iterator[Record]
+    records: Iterator[TaskRecord]
     digest: str
 
 
-def _read(source: Source, data: Sequence[Path]) -> _Found:
+def _read(source: RecordSource, data: Sequence[Path]) -> _Found:
     if source.generate is not None:
         records = list(generated_tasks.GENERATORS[source.generate](**source.arguments))
         return _Found(iter(records), _digest(json.dumps(records).encode()))
@@ -121,7 +121,7 @@ def _find(name: str, data: Sequence[Path]) -> Path:
     return found[0]
 
 
-def _parse(source: Source, paths: Sequence[Path], contents: Sequence[bytes]) -> Iterator[Record]:
+def _parse(source: RecordSource, paths: Sequence[Path], contents: Sequence[bytes]) -> Iterator[TaskRecord]:
     texts = [_text(path, content) for path, content in zip(paths, contents, strict=True)]
     path, text = paths[0], texts[0]
     match source.format:
@@ -164,7 +164,7 @@ def _json(text: str, place: str) -> Any:
         raise InputError(f"{place}: broken JSON: {error}") from error
 
 
-def _cbt(path: Path, text: str) -> Iterator[Record]:
+def _cbt(path: Path, text: str) -> Iterator[TaskRecord]:
     """Twenty numbered sentences, then the question with XXXXX, the answer and the candidates between tabs."""
     for block in filter(None, (block.strip() for block in text.split("\n\n"))):
         *context, last = (line.split(" ", 1)[1] for line in block.split("\n"))
@@ -174,14 +174,14 @@ def _cbt(path: Path, text: str) -> Iterator[Record]:
         yield {"sentences": context, "question": question, "answer": answer, "options": candidates.split("|")}
 
 
-def _tfds(name: str) -> list[Record]:
+def _tfds(name: str) -> list[TaskRecord]:
     try:
-        return [_decoded(example) for example in tfds_source.examples(name)]
+        return [_decoded(example) for example in tfds_source.tfds_examples(name)]
     except InputError as error:
         raise _NotHere(str(error)) from error
 
 
-def _hub(name: str) -> list[Record]:
+def _hub(name: str) -> list[TaskRecord]:
     path, config, split = name.split(":")
     try:
         import datasets
@@ -201,7 +201,7 @@ def _decoded(value: Any) -> Any:
     return [_decoded(one) for one in value] if isinstance(value, list | tuple) else value
 
 
-def _prepare(task: str, source: Source, records: Iterator[Record]) -> Iterator[Record]:
+def _prepare(task: str, source: RecordSource, records: Iterator[TaskRecord]) -> Iterator[TaskRecord]:
     """Cuts, expands, selects and renames, as the source says."""
     each, where = (
         Expression.parse(task, name, text) if text else None
@@ -210,7 +210,7 @@ def _prepare(task: str, source: Source, records: Iterator[Record]) -> Iterator[R
     fields = {name: Expression.parse(task, f"fields.{name}", text) for name, text in source.fields.items()}
     for record in records:
         if source.split:
-            parts: list[Record] = [
+            parts: list[TaskRecord] = [
                 {**record, "text": part} for part in re.split(source.split, record["text"]) if part.strip()
             ]
         else:

@@ -17,13 +17,13 @@ COMPARISON = ("first", "other", "task", "metric", "shots", "items")
 
 
 def tables(results: Sequence[Result]) -> RenderableType:
-    """A table for each checkpoint and manner of asking: scores of different kinds are never in one."""
+    """One table for each checkpoint and prompt format; scores of different kinds are never in one table."""
     subjects = dict.fromkeys((result.checkpoint, result.manner, result.kind) for result in results)
     return Group(*(_table(*one, [r for r in results if (r.checkpoint, r.manner, r.kind) == one]) for one in subjects))
 
 
 def _table(checkpoint: str, manner: str, kind: str, results: Sequence[Result]) -> Table:
-    table = Table(title=f"{checkpoint}, asked as {manner}: {kind} scores", title_justify="left")
+    table = Table(title=f"{checkpoint}, {manner} prompt format: {kind} scores", title_justify="left")
     table.add_column("task", overflow="fold")
     table.add_column("n", justify="right")
     table.add_column("metric", overflow="fold")
@@ -78,8 +78,8 @@ def _differences(first: str, other: str, kind: str, found: Sequence[Comparison])
     return table
 
 
-def write(folder: Path, results: Sequence[Result], found: Sequence[Comparison]) -> None:
-    """`results.json` and `comparisons.json`, with those of earlier evaluations that are not among these."""
+def write_results(folder: Path, results: Sequence[Result], found: Sequence[Comparison]) -> None:
+    """`results.json` and `comparisons.json`, merged with the results of earlier evaluations."""
     _merge(folder / "results.json", [result.to_json() for result in results], RESULT)
     if found:
         _merge(folder / "comparisons.json", [one.to_json() for one in found], COMPARISON)
@@ -99,8 +99,8 @@ def _merge(path: Path, new: Sequence[dict[str, Any]], identity: Sequence[str]) -
 
 
 def write_rows(folder: Path, result: Result, outcomes: Sequence[Outcome]) -> None:
-    """One line for each item, in `rows/CHECKPOINT/MANNER/TASK.jsonl`: what was asked, what was right, and what the
-    model made of it."""
+    """One line for each item, in `rows/CHECKPOINT/FORMAT/TASK.jsonl`: the question, the right answer, and the model's
+    scores or output."""
     path = folder / "rows" / result.checkpoint / result.manner / f"{result.label}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:

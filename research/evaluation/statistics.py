@@ -97,22 +97,22 @@ def chance_normalised(score: float, chance: float) -> float:
     return (score - chance) / (1 - chance)
 
 
-def verdict(score: Sums, chance: float, nulls: Mapping[str, Sums]) -> str:
-    """What may be said of an accuracy, in plain words.
+def verdict(score: Sums, chance: float, baselines: Mapping[str, Sums]) -> str:
+    """The conclusion that an accuracy supports, in plain words.
 
     Args:
       score: per-item credits.
       chance: the expected accuracy of a random answer.
-      nulls: accuracies, on the same items, of answers that understand nothing ("shortest answer"). One of them can be
-        far from chance, and a summed log-likelihood leans towards short answers; so a score counts only beyond them.
+      baselines: accuracies, on the same items, of answers that need no understanding ("shortest answer"). One of them
+        can be far from chance, and a summed log-likelihood favours short answers; so a score must exceed them too.
     """
     interval = estimate(score)
     if math.isnan(interval.low) or interval.contains(chance):
         return "not distinguishable from chance"
     if interval.high < chance:
         return "below chance"
-    for name, null in sorted(nulls.items(), key=lambda pair: -pair[1].value):
-        if null.value > chance and difference(score, null).low <= 0:
+    for name, baseline in sorted(baselines.items(), key=lambda pair: -pair[1].value):
+        if baseline.value > chance and difference(score, baseline).low <= 0:
             return f"above chance, but not above {name}"
     return "above chance"
 

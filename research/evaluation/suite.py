@@ -16,7 +16,7 @@ from research.errors import InputError
 from research.evaluation import baselines, metrics, statistics
 from research.evaluation.answer_cache import Cache, fingerprint
 from research.evaluation.statistics import Estimate, Sums
-from research.evaluation.tasks import FOLDER, Questions
+from research.evaluation.tasks import FOLDER, TaskDataset
 from research.inference import batch_generation, prompting, scoring
 from research.inference.prompting import PromptFormat
 from research.inference.requests import Continuation, Item, Outcome, Scorable, Score
@@ -130,7 +130,7 @@ def untrained(subject: Subject, folder: Path | None) -> Subject:
 
 def ask(
     subject: Subject,
-    questions: Questions,
+    questions: TaskDataset,
     null: Callable[[], list[Outcome] | None] | None,
     progress: Progress = lambda share, of: None,
 ) -> tuple[Result, list[Outcome] | None]:
@@ -146,7 +146,9 @@ def ask(
     return measure(subject, questions, outcomes, {"untrained model": before} if before else {}), outcomes
 
 
-def answer(subject: Subject, questions: Questions, progress: Progress = lambda share, of: None) -> list[Outcome] | None:
+def answer(
+    subject: Subject, questions: TaskDataset, progress: Progress = lambda share, of: None
+) -> list[Outcome] | None:
     """The outcomes of a task's items, or None if the model has no answer to them.
 
     Raises:
@@ -183,7 +185,7 @@ def _scores(
     return {request: one for request, one in answers if isinstance(one, Score)}
 
 
-def _written(subject: Subject, questions: Questions, progress: Progress) -> list[Outcome]:
+def _written(subject: Subject, questions: TaskDataset, progress: Progress) -> list[Outcome]:
     """What the model writes for each item, and how probable that is."""
     wanted = [item.generation for item in questions.items if item.generation is not None]
     new = [request for request in dict.fromkeys(wanted) if subject.cache.get(request) is None]
@@ -211,7 +213,7 @@ def _stop_tokens(subject: Subject) -> tuple[int, ...]:
 
 
 def measure(
-    subject: Subject, questions: Questions, outcomes: Sequence[Outcome], others: Mapping[str, Sequence[Outcome]]
+    subject: Subject, questions: TaskDataset, outcomes: Sequence[Outcome], others: Mapping[str, Sequence[Outcome]]
 ) -> Result:
     """The task's metrics on the outcomes, beside `others` (an untrained model) and what needs no model."""
     task = questions.task
@@ -226,9 +228,9 @@ def measure(
 
 def _measure(name: str, outcomes: Sequence[Outcome], others: Mapping[str, Sequence[Outcome]]) -> Measured:
     metric, sums = metrics.METRICS[name], metrics.sums(name, outcomes)
-    blind = baselines.blind(outcomes) if metric.credit else {}
+    blind = baselines.without_question(outcomes) if metric.credit else {}
     nulls = {**blind, **{other: metrics.sums(name, theirs) for other, theirs in others.items()}}
-    chance = {"chance": metrics.sums(name, baselines.even(outcomes))} if metric.chance else {}
+    chance = {"chance": metrics.sums(name, baselines.equal_options(outcomes))} if metric.chance else {}
     values = {other: one.value for other, one in (chance | nulls).items()}
     estimate = statistics.estimate(sums)
     if not metric.credit:
@@ -249,7 +251,7 @@ def _against(sums: Sums, others: Mapping[str, Sums], better: str) -> str:
     return f"better than {name}" if low > 0 else f"worse than {name}"
 
 
-def not_applicable(subject: Subject, questions: Questions, note: str) -> Result:
+def not_applicable(subject: Subject, questions: TaskDataset, note: str) -> Result:
     """A result without a score."""
     return Result(
         subject.name,

@@ -1,4 +1,4 @@
-"""Tasks as data: a YAML file says where the records are, how they become questions, and what is measured.
+"""Tasks as data: a YAML file says where the records are, how they become items, and which metrics are computed.
 
 Shipped definitions are in `tasks/`; a path to a YAML file is a task as well. Templates are Jinja's, over the fields of
 a record. The kinds:
@@ -21,7 +21,7 @@ import yaml
 
 from research.errors import InputError
 from research.evaluation import datasets, detokenisers
-from research.evaluation.datasets import Record, Source
+from research.evaluation.datasets import RecordSource, TaskRecord
 from research.evaluation.generated_tasks import GENERATORS, Draw
 from research.evaluation.templates import Expression
 from research.inference.generation import Sampling
@@ -52,7 +52,7 @@ class Task:
     about: str  # what is asked, and who made it
     licence: str  # of the data
     kind: Literal["choice", "cloze", "text", "generate"]
-    sources: tuple[Source, ...]  # the first that is here is used
+    sources: tuple[RecordSource, ...]  # the first that is here is used
     metrics: tuple[str, ...]  # the first is the one that is quoted
     context: str = ""  # template
     continuation: str = ""  # template
@@ -67,10 +67,10 @@ class Task:
     preamble: str = ""  # text before everything
     separator: str = "\n\n"  # between worked examples
     shots: int = 0  # worked examples before each question
-    shot_sources: tuple[Source, ...] = ()  # where they are drawn from; none: the other records
+    shot_sources: tuple[RecordSource, ...] = ()  # where they are drawn from; none: the other records
     stop: tuple[str, ...] = ("\n",)  # strings that end a generation
     tokens: int = 64  # the longest generation
-    top_k: int = 1  # generation samples from so many
+    top_k: int = 1  # generation samples from the top_k most probable tokens; 1: greedy
     sentences: int | None = None  # how much of a generation is compared
 
     @property
@@ -84,7 +84,7 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def load(name: str) -> Task:
+def load_task(name: str) -> Task:
     """A shipped task by its name, or one by the path of its file.
 
     Raises:
@@ -108,8 +108,8 @@ def load(name: str) -> Task:
 
 
 @dataclass(frozen=True)
-class Questions:
-    """A task ready to be asked."""
+class TaskDataset:
+    """A task with its items."""
 
     task: Task
     shots: int
@@ -118,37 +118,37 @@ class Questions:
     digest: str  # of the records' files
 
 
-def open(task: Task, data: Sequence[Path], shots: int | None = None, limit: int | None = None) -> Questions:
-    """Reads the records of a task and makes its questions, in their order.
+def open_task(task: Task, data: Sequence[Path], shots: int | None = None, limit: int | None = None) -> TaskDataset:
+    """Reads the records of a task and makes its items, in their order.
 
     Args:
       task: its definition.
       data: folders where files are looked for.
-      shots: worked examples before each question; None: as many as the task says.
-      limit: the first so many questions only.
+      shots: worked examples before each question; None: the number in the task file.
+      limit: how many of the first records are used; None: all.
 
     Raises:
       InputError: if no source is here or it is corrupt, if a template names a field that a record lacks, or if other
         records are too few for the worked examples.
     """
-    loaded = datasets.load(task.name, task.sources, data)
+    loaded = datasets.load_records(task.name, task.sources, data)
     shots = task.shots if shots is None else shots
     own = not task.shot_sources or not shots
-    pool = loaded.records if own else datasets.load(task.name, task.shot_sources, data).records
+    pool = loaded.records if own else datasets.load_records(task.name, task.shot_sources, data).records
     writer = _Writer(task)
     items = []
     for number, record in enumerate(loaded.records[:limit]):
         examples = _draw(task, writer, pool, shots, number, writer.document(record, number) if own else None)
         prompt = task.preamble + "".join(writer.example(example) + task.separator for example in examples)
         items.append(writer.item(record, number, prompt))
-    return Questions(task, shots, tuple(items), loaded.source.name, loaded.digest)
+    return TaskDataset(task, shots, tuple(items), loaded.source.name, loaded.digest)
 
 
 def _draw(
-    task: Task, writer: "_Writer", pool: Sequence[Record], shots: int, number: int, document: str | None
-) -> list[Record]:
+    task: Task, writer: "_Writer", pool: Sequence[TaskRecord], shots: int, number: int, document: str | None
+) -> list[TaskRecord]:
     """Different records of other documents than `document`, the same ones for every model."""
-    draw, chosen = Draw(task.name, number), dict[int, Record]()
+    draw, chosen = Draw(task.name, number), dict[int, TaskRecord]()
     for _ in range(1000 * shots):
         if len(chosen) == shots:
             break
@@ -179,11 +179,11 @@ class _Writer:
         self.references = optional(Expression.parse, "references")
         self.of_document = optional(Expression.parse, "document")
 
-    def document(self, record: Record, number: int) -> str:
+    def document(self, record: TaskRecord, number: int) -> str:
         """Which document a record is from; without an expression, each is its own."""
         return str(number) if self.of_document is None else str(self.of_document(record))
 
-    def item(self, record: Record, number: int, prompt: str) -> Item:
+    def item(self, record: TaskRecord, number: int, prompt: str) -> Item:
         """The question of a record, after the worked examples."""
         task, document = self.task, self.document(record, number)
         match task.kind:
@@ -206,7 +206,7 @@ class _Writer:
                 generation = Generation(prompt + self.context(record), sampling)
                 return Item(document, generation=generation, references=self._references(record))
 
-    def example(self, record: Record) -> str:
+    def example(self, record: TaskRecord) -> str:
         """A record with its right answer."""
         if self.task.kind == "choice":
             options, gold = self._choices(record)
@@ -216,13 +216,13 @@ class _Writer:
         right = "" if self.right is None else self.right(record)
         return str(self.context(record) + self.continuation(record) + right)
 
-    def _ask(self, record: Record, prompt: str) -> Scorable:
+    def _ask(self, record: TaskRecord, prompt: str) -> Scorable:
         context, text = prompt + self.context(record), self.continuation(record)
         if not text:
             raise InputError(f"task {self.task.name}: an empty continuation from a record with {', '.join(record)}")
         return Continuation(context, text) if self.right is None else Infill(context, self.right(record), text)
 
-    def _choices(self, record: Record) -> tuple[list[Any], int]:
+    def _choices(self, record: TaskRecord) -> tuple[list[Any], int]:
         assert self.options is not None
         options, gold = self.options(record), self.gold(record)
         if not isinstance(options, list | tuple) or len(options) < 2:
@@ -233,7 +233,7 @@ class _Writer:
             )
         return list(options), gold
 
-    def _references(self, record: Record) -> tuple[str, ...]:
+    def _references(self, record: TaskRecord) -> tuple[str, ...]:
         assert self.references is not None
         references = self.references(record)
         return (references,) if isinstance(references, str) else tuple(map(str, references))

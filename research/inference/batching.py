@@ -22,7 +22,7 @@ class Group(NamedTuple):
     shared: int  # places of the trunk
 
 
-class Shape(NamedTuple):
+class BatchShape(NamedTuple):
     """Sizes of a row."""
 
     source: int  # places of the source side
@@ -37,7 +37,7 @@ class Shape(NamedTuple):
 class Step(NamedTuple):
     """A batch. A row without groups fills up."""
 
-    shape: Shape
+    shape: BatchShape
     rows: list[list[Group]]
 
 
@@ -68,7 +68,7 @@ def plan(examples: Sequence[Example], budget: int, parts: int, branching: bool =
         scored = [
             sum(int((examples[member].weights > 0).sum()) for group in row for member in group.members) for row in rows
         ]
-        shape = Shape(source, length, _rounded(max(scored)))
+        shape = BatchShape(source, length, _rounded(max(scored)))
         steps += [Step(shape, part) for part in _even(rows, budget // shape.computed, parts)]
     return steps
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from research.planning import hlo
-from research.planning.hlo import Computation, Instruction, Program, Shape
+from research.planning.hlo import ArrayShape, Computation, Instruction, Program
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all"}
@@ -263,5 +263,5 @@ def _through(inside: Computation, instruction: Instruction) -> Instruction:
     return instruction
 
 
-def _large(shapes: tuple[Shape, ...]) -> float:
+def _large(shapes: tuple[ArrayShape, ...]) -> float:
     return sum(shape.bytes for shape in shapes if shape.space == 0)

@@ -29,7 +29,7 @@ _NAME = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 
 
 @dataclass(frozen=True)
-class Shape:
+class ArrayShape:
     """Of an array on one device. `space` is its memory: 0 is the large one (HBM), others are on the chip."""
 
     dtype: str
@@ -52,7 +52,7 @@ class Instruction:
 
     name: str
     opcode: str
-    shapes: tuple[Shape, ...]
+    shapes: tuple[ArrayShape, ...]
     arguments: str
     attributes: str
     root: bool
@@ -109,10 +109,10 @@ def _instruction(rest: str, name: str, root: bool) -> Instruction:
     return Instruction(name, rest[end:opening].strip(), shapes, rest[opening + 1 : closing], rest[closing + 1 :], root)
 
 
-def _shape(match: re.Match[str]) -> Shape:
+def _shape(match: re.Match[str]) -> ArrayShape:
     dtype, dims, layout = match.groups()
     space = re.search(r"S\((\d+)\)", layout or "")
-    return Shape(dtype, tuple(int(dim) for dim in dims.split(",") if dim), int(space.group(1)) if space else 0)
+    return ArrayShape(dtype, tuple(int(dim) for dim in dims.split(",") if dim), int(space.group(1)) if space else 0)
 
 
 def _closing(text: str, opening: int) -> int:

@@ -13,7 +13,7 @@ from research.evaluation import result_files, suite, tasks
 from research.evaluation.answer_cache import Cache
 from research.inference.requests import Outcome
 from research.evaluation.suite import Result, Subject
-from research.evaluation.tasks import Questions
+from research.evaluation.tasks import TaskDataset
 from research.inference.language_model import LanguageModel
 from research.sharding import Layout
 
@@ -21,22 +21,22 @@ from research.sharding import Layout
 class Asked(NamedTuple):
     """What a run is asked."""
 
-    questions: tuple[Questions, ...]
+    questions: tuple[TaskDataset, ...]
     untrained: dict[tuple[str, str], list[Outcome] | None]  # by task and manner
 
 
-def open(settings: config.Evaluation) -> tuple[Questions, ...]:
+def open(settings: config.Evaluation) -> tuple[TaskDataset, ...]:
     """Reads the tasks. Raises InputError if one is unknown or not here, or if its answers are written, which would stop
     the training for long."""
     data = [Path(folder) for folder in settings.data]
-    opened = [tasks.open(tasks.load(name), data, limit=settings.limit) for name in settings.tasks]
+    opened = [tasks.open_task(tasks.load_task(name), data, limit=settings.limit) for name in settings.tasks]
     written = [one.task.name for one in opened if one.task.kind == "generate"]
     if written:
         raise InputError(f"evaluation.tasks: answers to {', '.join(written)} are written; ask by the command evaluate")
     return tuple(opened)
 
 
-def begin(questions: tuple[Questions, ...], model: LanguageModel, layout: Layout) -> Asked:
+def begin(questions: tuple[TaskDataset, ...], model: LanguageModel, layout: Layout) -> Asked:
     """Asks the model as it was before training."""
     nulls = [suite.untrained(subject, None) for subject in _subjects("untrained", model, layout)] if questions else []
     return Asked(
@@ -60,7 +60,7 @@ def ask(asked: Asked, model: LanguageModel, layout: Layout, step: int, folder: P
             if outcomes is not None and jax.process_index() == 0:
                 result_files.write_rows(folder / "evaluation", result, outcomes)
     if results and jax.process_index() == 0:
-        result_files.write(folder / "evaluation", results, ())
+        result_files.write_results(folder / "evaluation", results, ())
     return results
 
 

@@ -55,8 +55,8 @@ def test_a_checkpoint_is_asked_in_all_its_manners_once(run, tmp_path, capsys, as
     arguments = [str(run), "--tasks", "copying", "docs_infill", "--limit", "4", "--out", str(tmp_path)]
     evaluate.main(arguments)
     shown = capsys.readouterr().out
-    causal, masked = shown.split("run@4, asked as masked: pseudo scores")
-    assert "run@4, asked as causal: exact scores" in causal
+    causal, masked = shown.split("run@4, masked prompt format: pseudo scores")
+    assert "run@4, causal prompt format: exact scores" in causal
     assert "n/a" in causal and "n/a" not in masked
     infill = next(r for r in results(tmp_path) if (r["task"], r["manner"]) == ("docs_infill", "causal"))
     assert infill["measured"] == [] and infill["note"] == "the model was not trained to do this"  # not a score of 0

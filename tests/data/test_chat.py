@@ -71,7 +71,7 @@ def test_marks_that_a_template_writes_are_single_tokens(tokenizer):
 )
 def test_what_cannot_be_used_is_told(tmp_path, entry, complaint):
     (tmp_path / "chat.jsonl").write_text(json.dumps(entry))
-    (bad,) = sources.records(f"chat:{tmp_path}/chat.jsonl")
+    (bad,) = sources.source_records(f"chat:{tmp_path}/chat.jsonl")
     assert isinstance(bad, SkippedRecord) and complaint in bad.kind
 
 
@@ -85,7 +85,7 @@ def test_only_answers_count(tmp_path, tokenizer):
     tokenizer.save(tmp_path / "tokenizer")
     lines = [{"messages": [said("user", "abc"), said("assistant", f"answer {n}")]} for n in range(4)]
     (tmp_path / "chat.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    corpus = data.open(
+    corpus = data.open_corpus(
         Experiment(
             objectives=(Instruction(),),
             data=Data(
@@ -111,7 +111,7 @@ def test_a_long_prompt_loses_its_beginning(tmp_path, tokenizer):
     tokenizer.save(tmp_path / "tokenizer")
     line = {"prompt": "x" * 100 + "end", "completion": "answer"}
     (tmp_path / "chat.jsonl").write_text("\n".join([json.dumps(line)] * 4))
-    corpus = data.open(
+    corpus = data.open_corpus(
         Experiment(
             objectives=(Instruction(),),
             data=Data(

@@ -67,7 +67,7 @@ def words(corpus, batch):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_loader_gives_the_batches_of_its_steps_and_ends_its_processes(experiment, workers):
-    corpus = data.open(vary(experiment, workers=workers))
+    corpus = data.open_corpus(vary(experiment, workers=workers))
     half = range(4, 8)
     with corpus.loader(3, 9, half) as loader:
         loaded = list(loader)
@@ -79,14 +79,14 @@ def test_the_loader_gives_the_batches_of_its_steps_and_ends_its_processes(experi
 
 
 def test_a_bad_thing_in_a_worker_is_not_swallowed(experiment):
-    corpus = data.open(experiment)
+    corpus = data.open_corpus(experiment)
     broken = dataclasses.replace(corpus.training, plans=(None, None, None))
     with pytest.raises(Exception, match="rows"), dataclasses.replace(corpus, training=broken).loader(0, 3) as loader:
         next(loader)
 
 
 def test_batches_have_the_contracts_shapes_and_types(experiment):
-    corpus = data.open(experiment)
+    corpus = data.open_corpus(experiment)
     batch = corpus.batch(0)
     for name, array in zip(batch._fields[:6], batch[:6], strict=True):
         assert array.shape == (8, 64)
@@ -97,7 +97,7 @@ def test_batches_have_the_contracts_shapes_and_types(experiment):
 
 
 def test_the_objective_of_each_row_is_told(experiment):
-    corpus = data.open(experiment)
+    corpus = data.open_corpus(experiment)
     batch, which = corpus.batch(2), corpus.objective_of_rows(2)
     assert sorted(which) == [0, 0, 0, 0, 1, 1, 2, 2]
     is_masked = (batch.levels == 0).all(axis=1)
@@ -105,7 +105,7 @@ def test_the_objective_of_each_row_is_told(experiment):
 
 
 def test_the_documents_of_a_row_are_told(experiment, folder):
-    corpus = data.open(experiment)
+    corpus = data.open_corpus(experiment)
     texts = [json.loads(line)["text"] for line in (folder / "prose.jsonl").open()]
     batch, documents = corpus.batch(0), corpus.documents(0)
     for row in np.flatnonzero(corpus.objective_of_rows(0) == 0):
@@ -119,7 +119,7 @@ def test_the_documents_of_a_row_are_told(experiment, folder):
 def test_held_out_batches_read_every_held_out_token_once_and_no_other(experiment, folder):
     texts = ["a" * (n + 5) for n in range(90)] + ["b" * (n + 5) for n in range(10)]
     (folder / "letters.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
-    corpus = data.open(vary(experiment, source=f"jsonl:{folder}/letters.jsonl#text"))
+    corpus = data.open_corpus(vary(experiment, source=f"jsonl:{folder}/letters.jsonl#text"))
     batches = corpus.held_out(experiment.objectives[0])
     counts = sum(np.bincount(batch.targets[batch.weights > 0], minlength=258) for batch in batches)
     assert np.flatnonzero(counts).tolist() == [ord("b"), corpus.tokenizer.eos]
@@ -130,14 +130,14 @@ def test_held_out_batches_read_every_held_out_token_once_and_no_other(experiment
 
 def test_held_out_batches_are_the_same_for_every_seed_and_mixture(experiment):
     masked = experiment.objectives[1]
-    first = data.open(experiment).held_out(masked)
-    other = data.open(vary(experiment, objectives=[masked], seed=9, tokenizer="bytes")).held_out(masked)
+    first = data.open_corpus(experiment).held_out(masked)
+    other = data.open_corpus(vary(experiment, objectives=[masked], seed=9, tokenizer="bytes")).held_out(masked)
     assert len(first) == len(other)
     assert all(np.array_equal(a.weights, b.weights) for a, b in zip(first, other, strict=True))
 
 
 def test_held_out_batches_are_a_sequence_that_hosts_share(experiment):
-    corpus = data.open(experiment)
+    corpus = data.open_corpus(experiment)
     for objective in experiment.objectives:
         batches = corpus.held_out(objective)
         rows = corpus.held_out_plans[objective.name].rows
@@ -155,7 +155,7 @@ def test_held_out_batches_are_a_sequence_that_hosts_share(experiment):
 
 
 def test_held_out_data_can_be_another_source(experiment, folder):
-    corpus = data.open(vary(experiment, held_out=f"jsonl:{folder}/other.jsonl#text"))
+    corpus = data.open_corpus(vary(experiment, held_out=f"jsonl:{folder}/other.jsonl#text"))
     held_out = "".join(words(corpus, batch) for batch in corpus.held_out(experiment.objectives[0]))
     assert "OTHER 39 " in held_out and "prose" not in held_out
     plan = corpus.training.plans[0]
@@ -164,7 +164,7 @@ def test_held_out_data_can_be_another_source(experiment, folder):
 
 def test_a_mixture_of_sources_by_rates(experiment, folder):
     other = config.Causal(name="other", rate=1, source=f"jsonl:{folder}/other.jsonl#text")
-    corpus = data.open(vary(experiment, objectives=[config.Causal(rate=3), other]))
+    corpus = data.open_corpus(vary(experiment, objectives=[config.Causal(rate=3), other]))
     for step in range(5):
         batch, which = corpus.batch(step), corpus.objective_of_rows(step)
         assert sorted(which) == [0] * 6 + [1] * 2
@@ -178,7 +178,7 @@ def test_a_mixture_of_sources_by_rates(experiment, folder):
 
 def test_pairs_with_a_task_prefix_in_one_row(experiment, folder):
     objective = config.TextToText(prefix="to French: ", source=f"jsonl:{folder}/pairs.jsonl#en,fr")
-    corpus = data.open(vary(experiment, objectives=[objective, config.Causal()]))
+    corpus = data.open_corpus(vary(experiment, objectives=[objective, config.Causal()]))
     row = int(np.flatnonzero(corpus.objective_of_rows(0) == 0)[0])
     batch = corpus.batch(0)
     first = batch.segments[row] == 1
@@ -195,7 +195,7 @@ def test_an_encoder_decoder_reads_inputs_on_its_source_side(experiment, folder):
         config.Prefix(mode="[P]"),
     ]
     model = Model(encoder_depth=2)
-    corpus = data.open(vary(experiment, objectives=objectives, model=model, length=40, source_length=48))
+    corpus = data.open_corpus(vary(experiment, objectives=objectives, model=model, length=40, source_length=48))
     batch = corpus.batch(0)
     assert batch.tokens.shape == (8, 40) and batch.source.tokens.shape == (8, 48)
     for row in range(8):
@@ -212,10 +212,10 @@ def test_a_trained_tokenizer_has_not_seen_the_held_out_text(experiment, folder):
     text = [json.dumps({"text": "common words here " * 3})] * 90 + [json.dumps({"text": "zyzzyva " * 60})] * 10
     (folder / "split.jsonl").write_text("\n".join(text))
     changes = {"source": f"jsonl:{folder}/split.jsonl#text", "tokenizer": "train:300"}
-    corpus = data.open(vary(experiment, objectives=[config.Causal()], **changes))
+    corpus = data.open_corpus(vary(experiment, objectives=[config.Causal()], **changes))
     assert len(corpus.tokenizer.encode("common words here")) < 8
     assert len(corpus.tokenizer.encode("zyzzyva")) == 7
-    again = data.open(vary(experiment, objectives=[config.Causal()], **changes))
+    again = data.open_corpus(vary(experiment, objectives=[config.Causal()], **changes))
     assert again.tokenizer == corpus.tokenizer
 
 
@@ -224,35 +224,35 @@ def test_characters_cover_every_source_and_prefix(experiment, folder):
         config.Causal(),
         config.TextToText(prefix="Ω: ", source=f"jsonl:{folder}/pairs.jsonl#en,fr"),
     ]
-    corpus = data.open(vary(experiment, objectives=objectives, tokenizer="characters"))
+    corpus = data.open_corpus(vary(experiment, objectives=objectives, tokenizer="characters"))
     assert corpus.tokenizer.encode("Ω") and corpus.tokenizer.encode("b")
     assert corpus.tokenizer.eos is not None  # outputs must end
-    alone = data.open(vary(experiment, objectives=[config.Causal()], tokenizer="characters"))
+    alone = data.open_corpus(vary(experiment, objectives=[config.Causal()], tokenizer="characters"))
     texts = [json.loads(line)["text"] for line in (folder / "prose.jsonl").open()]
     assert alone.vocabulary.size == len(set("".join(texts)))
 
 
 def test_a_saved_tokenizer_is_used_as_it_is(experiment):
-    corpus = data.open(experiment)
+    corpus = data.open_corpus(experiment)
     fewer = vary(experiment, objectives=[config.Causal()])
-    assert data.open(fewer, corpus.tokenizer).vocabulary.size == corpus.vocabulary.size
-    assert data.open(fewer).vocabulary.size == 258
+    assert data.open_corpus(fewer, corpus.tokenizer).vocabulary.size == corpus.vocabulary.size
+    assert data.open_corpus(fewer).vocabulary.size == 258
 
 
 def test_integers_need_no_text(experiment, folder):
     np.save(folder / "codes.npy", np.arange(4000) % 17)
     changes = {"source": f"tokens:{folder}/codes.npy", "tokenizer": "integers:17"}
-    corpus = data.open(vary(experiment, objectives=[config.Causal(), config.Masked()], **changes))
+    corpus = data.open_corpus(vary(experiment, objectives=[config.Causal(), config.Masked()], **changes))
     batch, which = corpus.batch(0), corpus.objective_of_rows(0)
     causal = batch.weights[which == 0] > 0
     assert np.array_equal((batch.tokens[which == 0] + 1)[causal] % 17, batch.targets[which == 0][causal])
     assert corpus.vocabulary.size == 18
     with pytest.raises(InputError, match="holds integers: use integers:SIZE"):
-        data.open(vary(experiment, objectives=[config.Causal()], **changes | {"tokenizer": "train:300"}))
+        data.open_corpus(vary(experiment, objectives=[config.Causal()], **changes | {"tokenizer": "train:300"}))
 
 
 def test_the_line_of_facts(experiment):
-    facts = data.open(experiment).facts
+    facts = data.open_corpus(experiment).facts
     assert "\n" not in facts
     assert "180 documents of " in facts and "held out 20 documents of " in facts
     assert "1 x empty document" in facts and "prose.jsonl:201" in facts
@@ -275,16 +275,16 @@ def test_the_line_of_facts(experiment):
 def test_what_cannot_work_is_said_when_the_data_is_opened(experiment, monkeypatch, changes, message):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(InputError, match=re.escape(message)):
-        data.open(vary(experiment, **changes))
+        data.open_corpus(vary(experiment, **changes))
 
 
 def test_a_vocabulary_that_covers_the_tokenizer_is_enough(experiment):
-    assert data.open(vary(experiment, model=Model(vocabulary=359))).vocabulary.size == 359
+    assert data.open_corpus(vary(experiment, model=Model(vocabulary=359))).vocabulary.size == 359
 
 
 def test_the_cache_is_where_the_environment_says(experiment, tmp_path, monkeypatch):
     monkeypatch.setenv("RESEARCH_CACHE", str(tmp_path))
-    data.open(vary(experiment, cache=None))
+    data.open_corpus(vary(experiment, cache=None))
     assert list(tmp_path.glob("store-*"))
 
 
@@ -293,7 +293,7 @@ def test_tiny_shakespeare_is_split_as_nanogpt_splits_it(experiment, folder):
     path = SHARED / "text" / "tinyshakespeare.txt"
     text = path.read_text()
     shakespeare = vary(experiment, [config.Causal()], source=f"text:{path}", tokenizer="characters", held_out=0.1)
-    corpus = data.open(shakespeare)
+    corpus = data.open_corpus(shakespeare)
     assert corpus.vocabulary.size == 65
     plans = corpus.training.plans[0], corpus.held_out_plans["causal"]
     shown = [corpus.tokenizer.decode(plan.documents.store.part(n)) for n, plan in enumerate(plans)]

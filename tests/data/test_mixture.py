@@ -7,10 +7,10 @@ import pytest
 from research import config
 from research.data import mixture, packing, sources, store, tokenizers
 from research.data.mixture import Mixture
-from research.data.packing import Range, Shape
+from research.data.packing import DocumentRange, RowShape
 from research.errors import InputError
 
-SHAPE = Shape(32, 32, False)
+SHAPE = RowShape(32, 32, False)
 OBJECTIVES = (
     config.Causal(rate=0.5),
     config.Masked(rate=0.2, mode="[M]"),
@@ -25,8 +25,8 @@ def mixed(tmp_path_factory):
     for n in range(150):
         (folder / f"{n}.txt").write_text(f"document {n} " * (n % 9 + 1))
     tokenizer = tokenizers.extend(tokenizers.load("bytes"), OBJECTIVES)
-    prepared = store.prepare(sources.open(f"text:{folder}/*.txt"), tokenizer, folder / "cache")
-    plans = tuple(packing.plan(Range(prepared, 0, prepared.documents), o, SHAPE) for o in OBJECTIVES)
+    prepared = store.prepare(sources.open_source(f"text:{folder}/*.txt"), tokenizer, folder / "cache")
+    plans = tuple(packing.plan(DocumentRange(prepared, 0, prepared.documents), o, SHAPE) for o in OBJECTIVES)
     return Mixture(OBJECTIVES, plans, tokenizer.vocabulary, SHAPE, batch_rows=12, seed=3)
 
 
@@ -70,7 +70,7 @@ def test_every_row_is_read_once_an_epoch_in_another_order_each_time(mixed, objec
 
 
 def test_masks_differ_between_epochs(mixed):
-    place = mixture.Place(1, 0, 4)
+    place = mixture.RowPlace(1, 0, 4)
     first, again, later = (mixed._row(p) for p in (place, place, place._replace(epoch=1)))
     assert np.array_equal(first.targets, later.targets)
     assert equal(first, again)

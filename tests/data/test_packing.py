@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from research import config, objectives
 from research.data import packing, sources, store, tokenizers
-from research.data.packing import Range, Shape
+from research.data.packing import DocumentRange, RowShape
 from research.errors import InputError
 
-ROWS = Shape(length=16, source_length=16, encoder_decoder=False)
-SIDES = Shape(length=12, source_length=20, encoder_decoder=True)
+ROWS = RowShape(length=16, source_length=16, encoder_decoder=False)
+SIDES = RowShape(length=12, source_length=20, encoder_decoder=True)
 CASES = [
     (config.Causal(), ROWS),
     (config.Causal(mode="[C]"), ROWS),
@@ -48,7 +48,7 @@ def documents(tmp_path_factory):
         count = len(lengths) // parts
         meta = {"source": "test", "parts": parts, "documents": count, "dtype": "uint32", "skipped": ""}
         (folder / "meta.json").write_text(str(meta).replace("'", '"'))
-        return Range(store.Store(folder), first, count if last is None else last)
+        return DocumentRange(store.Store(folder), first, count if last is None else last)
 
     return make
 
@@ -98,7 +98,7 @@ def test_streams_have_no_padding_but_in_the_last_row(documents, objective):
 
 
 def test_a_walk_does_not_cut_a_document_into_crumbs(documents):
-    plan = packing.plan(documents(*[23] * 30), config.SpanCorruption(), Shape(64, 64, False))
+    plan = packing.plan(documents(*[23] * 30), config.SpanCorruption(), RowShape(64, 64, False))
     sizes = [len(piece.parts[0]) for row in rows(plan) for piece in row]
     assert min(sizes) >= packing.SHORTEST
     assert sum(sizes) == 23 * 30
@@ -188,7 +188,7 @@ def test_what_cannot_be_planned_says_why(documents):
         ((1, 1), 1, config.Causal(mode="[C]"), 16, "nothing to predict in 2 documents"),
     ):
         with pytest.raises(InputError, match=message):
-            packing.plan(documents(*lengths, parts=parts), objective, Shape(length, length, False))
+            packing.plan(documents(*lengths, parts=parts), objective, RowShape(length, length, False))
 
 
 def test_documents_of_a_real_store_are_read_back(tmp_path):
@@ -196,6 +196,6 @@ def test_documents_of_a_real_store_are_read_back(tmp_path):
     for n, text in enumerate(texts):
         (tmp_path / f"{n}.txt").write_text(text)
     tokenizer = tokenizers.load("bytes")
-    prepared = store.prepare(sources.open(f"text:{tmp_path}/*.txt"), tokenizer, tmp_path / "cache")
-    plan = packing.plan(Range(prepared, 0, 3), config.Causal(), Shape(100, 100, False))
+    prepared = store.prepare(sources.open_source(f"text:{tmp_path}/*.txt"), tokenizer, tmp_path / "cache")
+    plan = packing.plan(DocumentRange(prepared, 0, 3), config.Causal(), RowShape(100, 100, False))
     assert [tokenizer.decode(piece.parts[0]) for piece in plan.read(0)] == texts

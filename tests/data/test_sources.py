@@ -15,11 +15,11 @@ from research.errors import InputError
 
 
 def kinds(name):
-    return [r.kind for r in sources.records(name) if isinstance(r, SkippedRecord)]
+    return [r.kind for r in sources.source_records(name) if isinstance(r, SkippedRecord)]
 
 
 def fields(name):
-    return [r.fields for r in sources.records(name) if isinstance(r, Record)]
+    return [r.fields for r in sources.source_records(name) if isinstance(r, Record)]
 
 
 def test_every_text_file_is_a_document_in_the_order_of_names(tmp_path):
@@ -27,7 +27,7 @@ def test_every_text_file_is_a_document_in_the_order_of_names(tmp_path):
     (tmp_path / "a.txt").write_bytes("été".encode())
     (tmp_path / "c.md").write_text("not asked for")
     (tmp_path / "more.txt").mkdir()
-    found = list(sources.records(f"text:{tmp_path}/*.txt"))
+    found = list(sources.source_records(f"text:{tmp_path}/*.txt"))
     assert [record.fields for record in found] == [("été",), ("two\r\nlines ",)]
     assert found[0].place == f"{tmp_path}/a.txt"
 
@@ -54,7 +54,7 @@ def test_bad_lines_are_named_one_by_one_and_the_others_are_read(tmp_path):
     (tmp_path / "x.jsonl").write_bytes(b"\n".join(lines))
     name = f"jsonl:{tmp_path}/x.jsonl#text"
     assert fields(name) == [("good",), ("also good",)]
-    bad = [record for record in sources.records(name) if isinstance(record, SkippedRecord)]
+    bad = [record for record in sources.source_records(name) if isinstance(record, SkippedRecord)]
     assert [(record.place.rpartition(":")[2], record.kind) for record in bad] == [
         ("2", "broken JSON"),
         ("3", "not a JSON object"),
@@ -135,27 +135,27 @@ def test_files_in_a_bucket():
         np.save(file, np.array([1, 2, 3]))
     assert fields("jsonl:memory://bucket/*.jsonl#text") == [("far away",)]
     assert fields("tokens:memory://bucket/x.npy")[0].tolist() == [1, 2, 3]
-    before = sources.open("jsonl:memory://bucket/*.jsonl#text").fingerprint
+    before = sources.open_source("jsonl:memory://bucket/*.jsonl#text").fingerprint
     with fsspec.open("memory://bucket/x.jsonl", "w") as file:
         file.write('{"text": "far off!"}\n')
-    assert sources.open("jsonl:memory://bucket/*.jsonl#text").fingerprint != before
+    assert sources.open_source("jsonl:memory://bucket/*.jsonl#text").fingerprint != before
 
 
 @pytest.mark.skipif(importlib.util.find_spec("gcsfs") is not None, reason="gcsfs is installed")
 def test_a_bucket_whose_library_is_not_installed_says_which():
     with pytest.raises(InputError, match="Please install gcsfs"):
-        sources.open("text:gs://bucket/*.txt")
+        sources.open_source("text:gs://bucket/*.txt")
 
 
 def test_fingerprints_follow_the_files(tmp_path):
     (tmp_path / "a.txt").write_text("one")
     name = f"text:{tmp_path}/*.txt"
-    first = sources.open(name).fingerprint
-    assert sources.open(name).fingerprint == first
+    first = sources.open_source(name).fingerprint
+    assert sources.open_source(name).fingerprint == first
     (tmp_path / "a.txt").write_text("two")
-    second = sources.open(name).fingerprint
+    second = sources.open_source(name).fingerprint
     (tmp_path / "b.txt").write_text("three")
-    third = sources.open(name).fingerprint
+    third = sources.open_source(name).fingerprint
     assert len({str(f) for f in (first, second, third)}) == 3
 
 
@@ -176,12 +176,12 @@ def test_fingerprints_follow_the_files(tmp_path):
 )
 def test_an_unknown_form_lists_the_known_ones(name):
     with pytest.raises(InputError, match="is none of python-docs, text:GLOB"):
-        sources.open(name)
+        sources.open_source(name)
 
 
 def test_a_glob_without_files_is_an_error_at_once(tmp_path):
     with pytest.raises(InputError, match="no file matches"):
-        sources.open(f"text:{tmp_path}/*.txt")
+        sources.open_source(f"text:{tmp_path}/*.txt")
 
 
 def test_python_docs_are_long_texts_each_once_in_an_order_without_meaning():

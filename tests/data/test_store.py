@@ -21,7 +21,7 @@ def slowly(*arguments):
     print("written", flush=True)
     time.sleep(float(sys.argv[3]))
 store._append = slowly
-store.prepare(sources.open(sys.argv[1]), tokenizers.load("bytes"), Path(sys.argv[2]))
+store.prepare(sources.open_source(sys.argv[1]), tokenizers.load("bytes"), Path(sys.argv[2]))
 """
 
 
@@ -31,7 +31,7 @@ def lines(tmp_path):
 
     def write(*texts):
         (tmp_path / "x.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-        return sources.open(f"jsonl:{tmp_path}/x.jsonl#text")
+        return sources.open_source(f"jsonl:{tmp_path}/x.jsonl#text")
 
     return write
 
@@ -59,7 +59,9 @@ def test_a_tokenizer_without_ends_adds_none(lines, tmp_path):
 
 def test_pairs_have_two_parts_and_the_prefix_stands_before_the_input(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"en": "one", "fr": "un"}\n{"en": "two", "fr": "deux"}\n')
-    prepared = store.prepare(sources.open(f"jsonl:{tmp_path}/x.jsonl#en,fr"), BYTES, tmp_path, prefix="to French: ")
+    prepared = store.prepare(
+        sources.open_source(f"jsonl:{tmp_path}/x.jsonl#en,fr"), BYTES, tmp_path, prefix="to French: "
+    )
     assert decoded(prepared) == ["to French: one", "un", "to French: two", "deux"]
     assert prepared.part(0, 1).tolist() == [*b"un", 257]
     assert prepared.part(1, 0)[0] == 256
@@ -68,7 +70,9 @@ def test_pairs_have_two_parts_and_the_prefix_stands_before_the_input(tmp_path):
 @pytest.mark.parametrize(("size", "dtype"), [(256, "uint8"), (257, "uint16"), (65_536, "uint16"), (65_537, "uint32")])
 def test_tokens_take_the_smallest_dtype_that_holds_the_vocabulary(tmp_path, size, dtype):
     np.save(tmp_path / "x.npy", np.array([0, size - 1]))
-    prepared = store.prepare(sources.open(f"tokens:{tmp_path}/x.npy"), tokenizers.load(f"integers:{size}"), tmp_path)
+    prepared = store.prepare(
+        sources.open_source(f"tokens:{tmp_path}/x.npy"), tokenizers.load(f"integers:{size}"), tmp_path
+    )
     assert prepared.meta["dtype"] == dtype
     assert prepared.part(0).tolist() == [0, size - 1]
 
@@ -77,7 +81,7 @@ def test_any_signal_can_be_a_source(tmp_path):
     bases = np.array(["ACGT".index(base) for base in "GATTACA" * 1000], np.uint8)
     bases.tofile(tmp_path / "dna.bin")
     prepared = store.prepare(
-        sources.open(f"tokens:{tmp_path}/dna.bin#uint8"), tokenizers.load("integers:4"), tmp_path, cut=0.1
+        sources.open_source(f"tokens:{tmp_path}/dna.bin#uint8"), tokenizers.load("integers:4"), tmp_path, cut=0.1
     )
     assert np.array_equal(np.concatenate([prepared.part(0), prepared.part(1)]), bases)
     assert len(prepared.part(1)) == 700
@@ -85,7 +89,7 @@ def test_any_signal_can_be_a_source(tmp_path):
 
 def test_ids_outside_the_vocabulary_are_an_error_with_their_place(tmp_path):
     np.save(tmp_path / "x.npy", np.array([[0, 1, 2], [3, -1, 0]]))
-    source = sources.open(f"tokens:{tmp_path}/x.npy")
+    source = sources.open_source(f"tokens:{tmp_path}/x.npy")
     with pytest.raises(InputError, match=r"x\.npy:1: the integer -1 at index 1 is outside the vocabulary of 9 ids"):
         store.prepare(source, tokenizers.load("integers:9"), tmp_path / "cache")
     with pytest.raises(InputError, match=r"x\.npy:0: the integer 2 at index 2 is outside the vocabulary of 2 ids"):
@@ -125,12 +129,12 @@ def test_a_source_without_a_usable_document_says_what_was_wrong(lines, tmp_path)
 def test_a_store_is_made_once_and_again_when_anything_changes(lines, tmp_path):
     first = store.prepare(lines("one", "two"), BYTES, tmp_path)
     made = (first.folder / "tokens.bin").stat().st_mtime_ns
-    assert store.prepare(sources.open(first.meta["source"]), BYTES, tmp_path) == first
+    assert store.prepare(sources.open_source(first.meta["source"]), BYTES, tmp_path) == first
     assert (first.folder / "tokens.bin").stat().st_mtime_ns == made
     characters = tokenizers.make("characters", lambda: ["onetwhr"])
     others = [
-        store.prepare(sources.open(first.meta["source"]), characters, tmp_path),
-        store.prepare(sources.open(first.meta["source"]), BYTES, tmp_path, prefix="p"),
+        store.prepare(sources.open_source(first.meta["source"]), characters, tmp_path),
+        store.prepare(sources.open_source(first.meta["source"]), BYTES, tmp_path, prefix="p"),
         store.prepare(lines("one", "three"), BYTES, tmp_path),
     ]
     assert len({first.folder, *(other.folder for other in others)}) == 4
@@ -166,9 +170,9 @@ def test_of_two_processes_one_prepares_and_the_other_waits(lines, tmp_path):
 def test_one_document_is_cut_where_its_text_is(tmp_path):
     text = "0123456789" * 10
     (tmp_path / "x.txt").write_text(text)
-    prepared = store.prepare(sources.open(f"text:{tmp_path}/x.txt"), BYTES, tmp_path, cut=0.1)
+    prepared = store.prepare(sources.open_source(f"text:{tmp_path}/x.txt"), BYTES, tmp_path, cut=0.1)
     assert decoded(prepared) == [text[:90], text[90:]]
-    assert list(store.training_texts(sources.open(f"text:{tmp_path}/x.txt"), 0.1)) == [text[:90]]
+    assert list(store.training_texts(sources.open_source(f"text:{tmp_path}/x.txt"), 0.1)) == [text[:90]]
 
 
 def test_a_tokenizer_is_trained_without_the_held_out_documents(lines):
@@ -183,7 +187,7 @@ def test_a_tokenizer_cannot_be_made_from_integers(tmp_path):
     np.save(tmp_path / "x.npy", np.arange(5))
     for read in (store.texts, lambda source: store.training_texts(source, 0.1)):
         with pytest.raises(InputError, match="holds integers: use integers:SIZE"):
-            list(read(sources.open(f"tokens:{tmp_path}/x.npy")))
+            list(read(sources.open_source(f"tokens:{tmp_path}/x.npy")))
 
 
 @pytest.mark.parametrize(

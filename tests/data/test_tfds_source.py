@@ -62,7 +62,7 @@ def as_tfrecord(prepared, tmp_path_factory):
 
 
 def texts(name):
-    return [r.fields for r in sources.records(name) if isinstance(r, Record)]
+    return [r.fields for r in sources.source_records(name) if isinstance(r, Record)]
 
 
 @pytest.fixture(params=["array_record", "tfrecord"])
@@ -73,7 +73,7 @@ def folder(request, prepared, as_tfrecord):
 
 def test_both_formats_give_every_example_once(folder):
     assert sorted(t for (t,) in texts(f"tfds:{folder}:train")) == sorted(DOCUMENTS["train"])
-    assert len(sources.open(f"tfds:{folder}:train").files) > 1
+    assert len(sources.open_source(f"tfds:{folder}:train").files) > 1
 
 
 def test_both_formats_give_the_same_order_and_slices_are_parts_of_it(prepared, as_tfrecord):
@@ -87,10 +87,10 @@ def test_both_formats_give_the_same_order_and_slices_are_parts_of_it(prepared, a
 
 def test_fields_and_bad_examples(folder):
     assert sorted(texts(f"tfds:{folder}:test#title,text")) == [("title 0", "held out"), ("title 2", "last")]
-    assert [r.kind for r in sources.records(f"tfds:{folder}:test") if isinstance(r, SkippedRecord)] == [
+    assert [r.kind for r in sources.source_records(f"tfds:{folder}:test") if isinstance(r, SkippedRecord)] == [
         "empty document"
     ]
-    assert [r.kind for r in sources.records(f"tfds:{folder}:test#n")] == ["field 'n' is not text"] * 3
+    assert [r.kind for r in sources.source_records(f"tfds:{folder}:test#n")] == ["field 'n' is not text"] * 3
 
 
 def test_a_name_is_looked_up_in_the_data_dir(prepared, monkeypatch):
@@ -111,7 +111,7 @@ def test_what_is_wrong_with_a_name(folder, tmp_path):
         "tfds:no_such_dataset_anywhere:train": "no such prepared dataset; set TFDS_DATA_DIR",
     }.items():
         with pytest.raises(InputError, match=message):
-            sources.open(name)
+            sources.open_source(name)
 
 
 def test_a_file_that_is_cut_off(as_tfrecord, tmp_path):
@@ -128,7 +128,7 @@ def test_a_damaged_example_is_named(as_tfrecord, tmp_path):
         if "tiny-train.tfrecord-00000" in file.name:
             content[12:20] = b"\xff" * 8
         (tmp_path / file.name).write_bytes(content)
-    bad = [r for r in sources.records(f"tfds:{tmp_path}:train") if isinstance(r, SkippedRecord)]
+    bad = [r for r in sources.source_records(f"tfds:{tmp_path}:train") if isinstance(r, SkippedRecord)]
     assert [record.kind for record in bad] == ["damaged example"]
     assert "tfrecord-00000" in bad[0].place
 
@@ -139,4 +139,4 @@ def test_another_format_is_refused(as_tfrecord, tmp_path):
     info = json.loads((tmp_path / "dataset_info.json").read_text())
     (tmp_path / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "parquet"}))
     with pytest.raises(InputError, match="prepare it as array_record"):
-        sources.open(f"tfds:{tmp_path}:train")
+        sources.open_source(f"tfds:{tmp_path}:train")

@@ -37,7 +37,7 @@ def test_long_log_likelihoods_are_those_of_float64(shared, tmp_path):
     checkpoint = smollm2.path()
     lm = research.load(checkpoint)
     manner = prompting.prompt_formats(lm)[0]
-    items = tasks.open(tasks.load("piqa"), (Path(shared) / "data" / "eval",), limit=200).items
+    items = tasks.open_task(tasks.load_task("piqa"), (Path(shared) / "data" / "eval",), limit=200).items
     requests = sorted((option for item in items for option in item.options), key=lambda one: len(one.text))[-12:]
     scores = dict(pair for done in scoring.score(lm, manner, requests) for pair in done.scores)
     interop.write(tmp_path / "exported", *interop.load(checkpoint))

@@ -79,11 +79,11 @@ def test_uniform_bytes_choose_the_shortest_answer():
     outcomes = [choice({" a": 0.0, " bcd": 0.0}, gold) for gold in (0, 0, 1)] + [choice({" x": 0.0, " y": 0.0}, 0)]
     expected = (2 + 0 + 0.5) / 4
     assert value("accuracy", *baselines.uniform_bytes(outcomes)) == expected
-    assert baselines.blind(outcomes)["shortest answer"].value == expected
-    assert baselines.blind(outcomes)["longest answer"].value == 1.5 / 4
-    assert baselines.blind(outcomes)["majority"].value == 3 / 4
-    assert value("accuracy", *baselines.even(outcomes)) == 0.5
-    assert value("brier", *baselines.even(outcomes)) == 0.5
+    assert baselines.without_question(outcomes)["shortest answer"].value == expected
+    assert baselines.without_question(outcomes)["longest answer"].value == 1.5 / 4
+    assert baselines.without_question(outcomes)["majority"].value == 3 / 4
+    assert value("accuracy", *baselines.equal_options(outcomes)) == 0.5
+    assert value("brier", *baselines.equal_options(outcomes)) == 0.5
 
 
 def test_f1_and_exact_match_are_those_of_squad():

@@ -15,7 +15,7 @@ from research import config
 from research.evaluation import baselines, comparison, metrics, result_files, suite, tasks
 from research.evaluation.answer_cache import Cache
 from research.evaluation.suite import Subject
-from research.evaluation.tasks import Questions
+from research.evaluation.tasks import TaskDataset
 from research.inference import language_model, scoring
 from research.inference.requests import Continuation, Outcome, Score
 from tests.evaluation.shared import TOKENIZER, model
@@ -33,14 +33,14 @@ def subject(checkpoint, folder, number: int = 0) -> Subject:
 
 @pytest.fixture(scope="module")
 def copying():
-    return tasks.open(tasks.load("copying"), [], limit=12)
+    return tasks.open_task(tasks.load_task("copying"), [], limit=12)
 
 
-def written(folder: Path, **fields) -> Questions:
+def written(folder: Path, **fields) -> TaskDataset:
     """A task of these fields, whose files are in the folder."""
     path = folder / "task.yaml"
     path.write_text(json.dumps({"name": "test", "about": "a test", "licence": "none", **fields}))
-    return tasks.open(tasks.load(str(path)), [folder])
+    return tasks.open_task(tasks.load_task(str(path)), [folder])
 
 
 def counted(monkeypatch) -> list[int]:
@@ -105,7 +105,7 @@ def test_scores_come_back_from_disk_as_they_were(tmp_path):
 
 
 def test_what_a_model_cannot_do_is_not_applicable(checkpoint, tmp_path):
-    infill = tasks.open(tasks.load("docs_infill"), [], limit=2)
+    infill = tasks.open_task(tasks.load_task("docs_infill"), [], limit=2)
     assert suite.answer(subject(checkpoint, tmp_path, 0), infill) is None
     assert suite.answer(subject(checkpoint, tmp_path, 1), infill) is not None
     result, outcomes = suite.ask(subject(checkpoint, tmp_path, 0), infill, null=lambda: pytest.fail("not needed"))
@@ -190,23 +190,23 @@ def test_kinds_of_scores_are_in_tables_of_their_own(checkpoint, copying, tmp_pat
     for number in (0, 1):
         asked = subject(checkpoint, tmp_path, number)
         results.append(suite.measure(asked, few, suite.answer(asked, few), {}))
-    infill = tasks.open(tasks.load("docs_infill"), [], limit=1)
+    infill = tasks.open_task(tasks.load_task("docs_infill"), [], limit=1)
     results.append(suite.not_applicable(subject(checkpoint, tmp_path), infill, "the model was not trained to do this"))
     console = Console(width=160)
     with console.capture() as capture:
         console.print(result_files.tables(results))
     text = capture.get()
-    exact, pseudo = text.split("tiny, asked as masked: pseudo scores")
-    assert "tiny, asked as causal: exact scores" in exact and "n/a" in exact and "docs_infill" not in pseudo
+    exact, pseudo = text.split("tiny, masked prompt format: pseudo scores")
+    assert "tiny, causal prompt format: exact scores" in exact and "n/a" in exact and "docs_infill" not in pseudo
 
 
 def test_results_are_merged_and_rows_can_be_read(checkpoint, copying, tmp_path):
     asked = subject(checkpoint, tmp_path / "answers")
     outcomes = suite.answer(asked, copying)
     result = suite.measure(asked, copying, outcomes, {})
-    result_files.write(tmp_path, [result], ())
-    result_files.write(tmp_path, [replace(result, task="other")], ())
-    result_files.write(tmp_path, [replace(result, truncated=5)], ())
+    result_files.write_results(tmp_path, [result], ())
+    result_files.write_results(tmp_path, [replace(result, task="other")], ())
+    result_files.write_results(tmp_path, [replace(result, truncated=5)], ())
     kept = json.loads((tmp_path / "results.json").read_text())
     assert [(r["task"], r["truncated"]) for r in kept] == [("other", 0), ("copying", 5)]
     result_files.write_rows(tmp_path, result, outcomes)
@@ -265,9 +265,9 @@ def test_the_null_of_a_length_biased_score_is_in_the_verdict(checkpoint, tmp_pat
 
 def test_copa_has_a_null_above_chance(shared):
     """With ties to the first option, as lm-evaluation-harness takes them, uniform bytes would reach 0.59."""
-    questions = tasks.open(tasks.load("copa"), [shared / "data/eval"])
+    questions = tasks.open_task(tasks.load_task("copa"), [shared / "data/eval"])
     outcomes = baselines.uniform_bytes([Outcome(item) for item in questions.items])
     assert metrics.sums("accuracy", outcomes).value == 0.565
     first = [int(np.argmax([s.log_probability for s in o.scores])) == o.item.gold for o in outcomes]
     assert np.mean(first) == 0.59
-    assert baselines.blind(outcomes)["shortest answer"].value == 0.565
+    assert baselines.without_question(outcomes)["shortest answer"].value == 0.565

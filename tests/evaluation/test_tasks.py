@@ -10,10 +10,10 @@ import pytest
 
 from research.errors import InputError
 from research.evaluation import datasets, generated_tasks, tasks
-from research.evaluation.tasks import Questions
+from research.evaluation.tasks import TaskDataset
 from research.inference.requests import Continuation, Generation, Infill, Rolling
 
-GENERATED = [name for name in tasks.names() if tasks.load(name).sources[0].generate]
+GENERATED = [name for name in tasks.names() if tasks.load_task(name).sources[0].generate]
 LOCAL = {
     "arc_easy": 2376,
     "causal_judgment": 190,
@@ -58,18 +58,18 @@ RECORDS = [{"question": f"Q{n}", "options": [f"a{n}", f"b{n}"], "gold": n % 2} f
 
 def ask(
     folder: Path, records: list[dict] = RECORDS, shots: int | None = None, limit: int | None = None, **changes
-) -> Questions:
-    return tasks.open(tasks.load(str(write(folder, records, **changes))), [folder], shots, limit)
+) -> TaskDataset:
+    return tasks.open_task(tasks.load_task(str(write(folder, records, **changes))), [folder], shots, limit)
 
 
 @pytest.mark.parametrize("name", tasks.names())
 def test_every_shipped_definition_is_valid(name):
-    assert tasks.load(name).name == name
+    assert tasks.load_task(name).name == name
 
 
 @pytest.mark.parametrize("name", GENERATED)
 def test_a_generated_task_is_the_same_every_time_and_gives_nothing_away(name):
-    first, second = (tasks.open(tasks.load(name), []) for _ in range(2))
+    first, second = (tasks.open_task(tasks.load_task(name), []) for _ in range(2))
     assert first == second and len(first.items) >= 100
     golds = [item.gold for item in first.items]
     assert set(golds) == {0, 1, 2, 3} and max(golds.count(g) for g in range(4)) < 0.35 * len(golds)
@@ -79,22 +79,22 @@ def test_a_generated_task_is_the_same_every_time_and_gives_nothing_away(name):
 
 
 def test_generated_answers_are_right():
-    for item in tasks.open(tasks.load("modular_addition"), []).items:
+    for item in tasks.open_task(tasks.load_task("modular_addition"), []).items:
         a, b, m = map(int, re.findall(r"\d+", item.options[0].context))
         assert item.options[item.gold].text == f" {(a + b) % m}"
-    for item in tasks.open(tasks.load("subtraction"), []).items:
+    for item in tasks.open_task(tasks.load_task("subtraction"), []).items:
         a, b = map(int, re.findall(r"\d+", item.options[0].context))
         assert item.options[item.gold].text == f" {a - b}" and a >= b
-    for item in tasks.open(tasks.load("reversal"), []).items:
+    for item in tasks.open_task(tasks.load_task("reversal"), []).items:
         word = item.options[0].context.split()[-2]
         assert item.options[item.gold].text == f" {word[::-1]}"
-    for item in tasks.open(tasks.load("unscrambling"), []).items:
+    for item in tasks.open_task(tasks.load_task("unscrambling"), []).items:
         letters = sorted(item.options[0].context.split()[-2])
         assert [sorted(option.text.strip()) == letters for option in item.options].count(True) == 1
-    for item in tasks.open(tasks.load("copying"), []).items:
+    for item in tasks.open_task(tasks.load_task("copying"), []).items:
         words = item.options[0].context.split()
         assert item.options[item.gold].text.strip() == words[len(words) // 2]
-    for item in tasks.open(tasks.load("docs_infill"), []).items:
+    for item in tasks.open_task(tasks.load_task("docs_infill"), []).items:
         assert isinstance(item.options[0], Infill) and item.options[0].right
 
 
@@ -105,9 +105,9 @@ def test_words_of_each_length_are_enough_for_wrong_options():
 
 @pytest.mark.parametrize("name", LOCAL)
 def test_the_real_files_are_read(name, shared):
-    asked = tasks.open(tasks.load(name), [shared / "data/eval"], limit=50)
+    asked = tasks.open_task(tasks.load_task(name), [shared / "data/eval"], limit=50)
     task = asked.task
-    whole = datasets.load(name, task.sources, [shared / "data/eval"])
+    whole = datasets.load_records(name, task.sources, [shared / "data/eval"])
     assert len(whole.records) == LOCAL[name] and len(asked.items) == 50
     for item in asked.items:
         if task.kind == "generate":
@@ -120,7 +120,7 @@ def test_questions_read_as_published(shared):
     data = [shared / "data/eval", shared / "data/text"]
 
     def first(name: str):
-        return tasks.open(tasks.load(name), data, limit=1).items[0]
+        return tasks.open_task(tasks.load_task(name), data, limit=1).items[0]
 
     assert first("arc_easy").options[0] == Continuation(
         "Question: Which statement best explains why photosynthesis is the foundation of most food webs?\nAnswer:",
@@ -137,13 +137,13 @@ def test_questions_read_as_published(shared):
     assert first("gpt3_two_digit_addition").generation.context.endswith("Q: What is 98 plus 45?\n\nA:")
     translation = first("english_french").generation.context.split("\n")
     assert len(translation) == 6 and translation[-1] == "In the beginning God created the heaven and the earth. ="
-    articles = tasks.open(tasks.load("wikitext2"), data).items
+    articles = tasks.open_task(tasks.load_task("wikitext2"), data).items
     assert len(articles) == 62 and sum(item.words for item in articles) == 241_211
     assert articles[0].options[0].text.startswith("= Robert Boulter =\n\nRobert Boulter is an English film, television")
 
 
 def test_both_sentences_of_a_schema_are_one_document(shared):
-    items = tasks.open(tasks.load("winograd_full"), [shared / "data/eval"]).items
+    items = tasks.open_task(tasks.load_task("winograd_full"), [shared / "data/eval"]).items
     assert items[0].document == items[1].document != items[2].document
 
 
@@ -212,7 +212,7 @@ def test_what_is_wrong_is_said(tmp_path, changes, message):
 
 def test_a_task_that_does_not_exist():
     with pytest.raises(InputError, match=r"no task 'lambda'; there are .*lambada"):
-        tasks.load("lambda")
+        tasks.load_task("lambda")
 
 
 @pytest.mark.parametrize(
@@ -227,17 +227,17 @@ def test_a_corrupt_file(tmp_path, content, message):
     path = write(tmp_path, RECORDS)
     (tmp_path / "records.jsonl").write_bytes(content)
     with pytest.raises(InputError, match=message):
-        tasks.open(tasks.load(str(path)), [tmp_path])
+        tasks.open_task(tasks.load_task(str(path)), [tmp_path])
 
 
 def test_a_truncated_archive(tmp_path):
     path = write(tmp_path, RECORDS, sources=[{"file": "records.jsonl.gz"}])
     whole = gzip.compress((tmp_path / "records.jsonl").read_bytes())
     (tmp_path / "records.jsonl.gz").write_bytes(whole)
-    assert len(tasks.open(tasks.load(str(path)), [tmp_path]).items) == 6
+    assert len(tasks.open_task(tasks.load_task(str(path)), [tmp_path]).items) == 6
     (tmp_path / "records.jsonl.gz").write_bytes(whole[:-9])
     with pytest.raises(InputError, match=r"records.jsonl.gz cannot be read"):
-        tasks.open(tasks.load(str(path)), [tmp_path])
+        tasks.open_task(tasks.load_task(str(path)), [tmp_path])
 
 
 def test_a_known_checksum_is_accepted_and_recorded(tmp_path):
@@ -264,7 +264,7 @@ def test_the_format_of_the_childrens_book_test(tmp_path):
     block = [f"{n} Sentence number {n} , of twenty ." for n in range(1, 21)]
     block.append("21 `` I see a XXXXX , '' said he .\tcat\t\tdog|cat|cow|hen|pig|fox|owl|rat|bee|ant")
     (tmp_path / "cbtest_CN_test_2500ex.txt").write_text("\n".join(block) + "\n\n" + "\n".join(block) + "\n")
-    asked = tasks.open(tasks.load("cbt_common_nouns"), [tmp_path])
+    asked = tasks.open_task(tasks.load_task("cbt_common_nouns"), [tmp_path])
     assert len(asked.items) == 2 and asked.items[0].gold == 1 and len(asked.items[0].options) == 10
     option = asked.items[0].options[1]
     assert option.context.startswith("Sentence number 1, of twenty.") and option.context.endswith('"I see a')
