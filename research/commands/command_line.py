@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 import tyro
 
 from research import config
-from research.config import Experiment
+from research.config import Experiment, ranges
 from research.errors import InputError
 from research.runtime import processes
 
@@ -123,13 +123,18 @@ def parse(program: str, arguments: Sequence[str], default: T) -> T:
     """
     names = [argument[2:].split("=")[0].replace("-", "_") for argument in arguments if argument.startswith("--")]
     default, absent = _with_parts(default, names)
+    numbers = ((_option(path), ranges.range_of(path)) for path, _ in _leaves(default))
+    bounds = [f"--{option} {range_}" for option, range_ in numbers if range_ is not None]
     off = [f"--{_option(path)}.{{{','.join(_option(each.name) for each in fields(part))}}}" for path, part in absent]
     chosen, unknown = tyro.cli(
         type(default),
         prog=program,
         args=arguments,
         default=default,
-        description=(type(default).__doc__ or "") + "".join(f"\n\nNot in use unless given: {option}" for option in off),
+        description=(type(default).__doc__ or "")
+        + "".join(f"\n\nNot in use unless given: {option}" for option in off)
+        + "\n\nNumbers: " * bool(bounds)
+        + "; ".join(bounds),
         config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
         registry=_registry,
         return_unknown_args=True,

@@ -1,12 +1,13 @@
 """Checks an experiment as a whole, before the data is read and the devices are asked.
 
-What depends on the tokenizer is checked in `data.open_corpus`, what depends on the devices in `training/sharding.py`.
+What depends on the tokenizer is checked in `data.open_corpus`, what depends on the devices in `sharding.py`, and what
+depends on their memory in `training/memory.py`.
 """
 
 import dataclasses
 from typing import Any, get_type_hints
 
-from research.config import Causal, Experiment, Masked, SpanCorruption, typed
+from research.config import Causal, Experiment, Masked, ranges, typed
 from research.errors import InputError
 
 
@@ -34,65 +35,10 @@ def _wrong_types(tree: Any, path: str) -> list[str]:
     return wrong
 
 
-_MINIMA = {  # field -> its smallest value
-    "model": {
-        **dict.fromkeys(("width", "depth", "heads", "unroll", "global_every", "relative_buckets"), 1),
-        **dict.fromkeys(("vocabulary", "encoder_depth", "kv_heads", "head_width", "mlp_width", "max_positions"), 0),
-        **dict.fromkeys(("position_offset", "token_types", "window", "dropout", "norm_epsilon"), 0),
-    },
-    "data": {"length": 2, "source_length": 2, "batch": 1, "workers": 0},
-    "optimizer": dict.fromkeys(("weight_decay", "b1", "b2", "epsilon", "clip"), 0),
-    "schedule": {"steps": 1, "warmup": 0, "decay": 0, "final": 0},
-    "step": {"accumulation": 1, "z_loss": 0, "loss_chunk": 1},
-    "checkpoint": {"every": 1, "keep_last": 1, "keep_every": 1},
-    "evaluation": {"every": 0, "batches": 1, "final_batches": 1},
-    "logging": {"every": 1},
-}
-
-
 def _wrong_values(experiment: Experiment) -> list[str]:
     """Fields that are wrong by themselves."""
-    minima = [
-        (value >= least, f"{part}.{name}", f"{value} must be at least {least}")
-        for part, names in _MINIMA.items()
-        for name, least in names.items()
-        if (value := getattr(getattr(experiment, part), name)) is not None
-    ]
-    model, data, optimizer, mesh = experiment.model, experiment.data, experiment.optimizer, experiment.mesh
-    sizes = ("data", "fsdp", "tensor", "context", "slices")
-    rules = [
-        *minima,
-        (model.lora is None or model.lora.rank >= 1, "model.lora.rank", "must be at least 1"),
-        (model.dropout < 1, "model.dropout", f"{model.dropout} must be below 1"),
-        (max(optimizer.b1, optimizer.b2) < 1, "optimizer", f"b1 {optimizer.b1} and b2 {optimizer.b2} must be below 1"),
-        (optimizer.learning_rate > 0, "optimizer.learning_rate", f"{optimizer.learning_rate} must be positive"),
-        (
-            isinstance(data.held_out, str) or 0 < data.held_out < 1,
-            "data.held_out",
-            f"{data.held_out} is neither a source nor a fraction between 0 and 1",
-        ),
-        (
-            all(getattr(mesh, name) > 0 or getattr(mesh, name) == -1 for name in sizes),
-            "mesh",
-            f"{', '.join(f'{name} {getattr(mesh, name)}' for name in sizes)} must be positive, or -1 for what is left",
-        ),
-        (len(experiment.objectives) > 0, "objectives", "at least one is needed"),
-        (experiment.seed >= 0, "seed", f"{experiment.seed} must be at least 0"),
-    ]
-    for number, objective in enumerate(experiment.objectives):
-        here = f"objectives.{number}"
-        rules += [
-            (objective.rate > 0, f"{here}.rate", f"{objective.rate} must be positive"),
-            (objective.weight > 0, f"{here}.weight", f"{objective.weight} must be positive"),
-        ]
-        if isinstance(objective, Masked):
-            rate = objective.mask_rate
-            rules.append((0 < rate < 1, f"{here}.mask_rate", f"{rate} is not between 0 and 1"))
-        if isinstance(objective, SpanCorruption):
-            rate, span = objective.noise_rate, objective.mean_span
-            rules.append((0 < rate < 1, f"{here}.noise_rate", f"{rate} is not between 0 and 1"))
-            rules.append((span >= 1, f"{here}.mean_span", f"{span} must be at least 1"))
-    return [f"{name}: {message}" for holds, name, message in rules if not holds]
+    wrong = [] if experiment.objectives else ["objectives: at least one is needed"]
+    return wrong + ranges.out_of_range(experiment)
 
 
 def _wrong_together(experiment: Experiment) -> list[str]:
@@ -120,6 +66,16 @@ def _wrong_together(experiment: Experiment) -> list[str]:
             or longest + model.position_offset <= model.max_positions,
             "data.length",
             f"{longest} is longer than the model's {model.max_positions - model.position_offset} learned positions",
+        ),
+        (
+            model.positions != "relative" or model.relative_distance > model.relative_buckets // 2,
+            "model.relative_distance",
+            f"{model.relative_distance} must be above half of model.relative_buckets = {model.relative_buckets}",
+        ),
+        (
+            model.rotary_scaling is None or model.rotary_scaling.low_frequency < model.rotary_scaling.high_frequency,
+            "model.rotary_scaling.low_frequency",
+            "must be below model.rotary_scaling.high_frequency",
         ),
         (model.norm == "layernorm" or not model.norm_bias, "model.norm_bias", "rmsnorm has no bias"),
         (

@@ -18,7 +18,7 @@ from research.config import Data, Experiment
 from research.data import cache, mixture, packing, sources, store, tokenizers
 from research.data.mixture import Mixture
 from research.data.packing import DocumentRange, Plan, RowShape
-from research.data.sources import DataSource
+from research.data.records import DataSource
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
 from research.objectives import Batch, Vocabulary, span_corruption

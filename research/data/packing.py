@@ -100,7 +100,7 @@ class ChunkedPacking:
                 spans.append((document, start, stop))
             document += 1
         first, last = spans[0][1], spans[-1][2]
-        tokens = store.tokens[first:last].astype(np.int32)
+        tokens = store.read(first, last)
         return [Piece(document, (tokens[start - first : stop - first],)) for document, start, stop in spans]
 
     def _before(self, document: int) -> int:

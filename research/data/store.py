@@ -1,15 +1,16 @@
 """The token store: a source, tokenised once, as memory-mapped files.
 
 A store is a folder of `tokens.bin` (all documents one after the other, in the smallest unsigned dtype that holds the
-vocabulary), `offsets.npy` (int64 `[documents * parts + 1]`: part p of document d begins at `offsets[d * parts + p]`)
-and `meta.json`.
+vocabulary), `offsets.npy` (int64 `[documents * parts + 1]`: part p of document d begins at `offsets[d * parts + p]`),
+`checksums.npy` (uint64: xxHash3 of each VERIFIED bytes of `tokens.bin`) and `meta.json`. What is read is verified when
+it is read for the first time, so a changed byte is never trained on.
 """
 
 import json
 import logging
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,44 +19,97 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import xxhash
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from research.data import cache, chat
 from research.data.chat import PromptCompletion
-from research.data.sources import DataSource, Record, SkippedRecord
+from research.data.records import DataSource, Record, SkippedRecord
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3  # of a token store
+FORMAT = 4  # of a token store
 CHUNK = 1 << 21  # characters that are tokenised together
 BLOCK = 1 << 24  # integers that are copied together
+VERIFIED = 1 << 16  # bytes of a checksum
 PLACES = 5  # that are kept of each kind of bad record
 
 
 @dataclass(frozen=True)
 class Store:
-    """Documents as tokens."""
+    """Documents as tokens. Every property raises InputError where the store is damaged."""
 
     folder: Path
 
     @cached_property
     def meta(self) -> dict[str, Any]:
-        """source, parts, documents, tokens, dtype, skipped."""
-        meta: dict[str, Any] = json.loads((self.folder / "meta.json").read_text())
+        """source, parts, documents, tokens, dtype, skipped; and the checksum of the offsets."""
+        try:
+            meta: dict[str, Any] = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
+            sizes = [meta["parts"], meta["documents"], meta["tokens"], meta["offsets"]]
+            right = all(isinstance(size, int) and size >= 0 for size in sizes) and meta["parts"] in (1, 2)
+            right &= meta["dtype"] in ("uint8", "uint16", "uint32")
+            right &= isinstance(meta["source"], str) and isinstance(meta["skipped"], str)
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+            raise self._damaged(f"meta.json: {error}") from error
+        if not right:
+            raise self._damaged("meta.json has values that none is written with")
         return meta
 
     @cached_property
     def tokens(self) -> np.ndarray:
-        """Every token, `[tokens]`."""
-        return np.memmap(self.folder / "tokens.bin", self.meta["dtype"], "r").view(np.ndarray)
+        """Every token, `[tokens]`, as it is stored, without verification: see `read`."""
+        path, size = self.folder / "tokens.bin", self.meta["tokens"] * np.dtype(self.meta["dtype"]).itemsize
+        try:
+            if path.stat().st_size != size:
+                raise self._damaged(f"tokens.bin has {path.stat().st_size:,} bytes instead of {size:,}")
+            return np.memmap(path, self.meta["dtype"], "r").view(np.ndarray)
+        except OSError as error:
+            raise self._damaged(str(error)) from error
 
     @cached_property
     def offsets(self) -> np.ndarray:
         """Where each part of each document begins, and the end."""
-        return np.load(self.folder / "offsets.npy", mmap_mode="r").view(np.ndarray)
+        try:
+            offsets = np.load(self.folder / "offsets.npy", mmap_mode="r").view(np.ndarray)
+        except Exception as error:  # the header of an .npy is a Python literal, and its parser raises what it meets
+            raise self._damaged(f"offsets.npy: {error}") from error
+        shape = (self.documents * self.parts + 1,)
+        if offsets.shape != shape or offsets.dtype != np.int64 or _checksum(offsets) != self.meta["offsets"]:
+            raise self._damaged("offsets.npy is not as it was written")
+        return offsets
+
+    @cached_property
+    def _checksums(self) -> np.ndarray:
+        try:
+            checksums = np.load(self.folder / "checksums.npy")
+        except Exception as error:
+            raise self._damaged(f"checksums.npy: {error}") from error
+        if checksums.shape != (-(-self.tokens.nbytes // VERIFIED),) or checksums.dtype != np.uint64:
+            raise self._damaged("checksums.npy is not as it was written")
+        return checksums
+
+    @cached_property
+    def _verified(self) -> bytearray:
+        """1 for each block of `tokens.bin` that this process has verified."""
+        return bytearray(len(self._checksums))
+
+    def read(self, first: int, last: int) -> np.ndarray:
+        """int32: the tokens `first` to `last - 1` of all, verified."""
+        size = self.tokens.itemsize
+        for block in range(first * size // VERIFIED, -(-last * size // VERIFIED) if last > first else 0):
+            if not self._verified[block]:
+                stored = self.tokens[block * VERIFIED // size : (block + 1) * VERIFIED // size]
+                if _checksum(stored) != int(self._checksums[block]):
+                    raise self._damaged(f"tokens.bin is not as it was written at byte {block * VERIFIED:,} or after")
+                self._verified[block] = 1
+        return self.tokens[first:last].astype(np.int32)
+
+    def _damaged(self, what: str) -> InputError:
+        return InputError(f"the token store {self.folder} is damaged ({what}); delete the folder, and it is made again")
 
     @cached_property
     def bounds(self) -> memoryview:
@@ -77,7 +131,7 @@ class Store:
         place = document * self.parts + part
         first, last = self.bounds[place], self.bounds[place + 1]
         stop = last if end is None else min(first + end, last)
-        return self.tokens[first + begin : stop].astype(np.int32)
+        return self.read(first + begin, max(stop, first + begin))
 
     @property
     def skipped(self) -> str:
@@ -199,17 +253,37 @@ def _write(folder: Path, source: DataSource, tokenizer: Tokenizer, prefix: str, 
             chunk = following.result()
     if not lengths:
         raise _nothing(source, skipped)
-    offsets = np.concatenate([np.zeros(1, np.int64), np.array(lengths)]).cumsum()
+    seal(folder, lengths, dtype, source.name, source.parts, str(skipped))
+
+
+def seal(folder: Path, lengths: Sequence[int], dtype: type, source: str, parts: int, skipped: str) -> None:
+    """Writes all else of a store whose `tokens.bin` is there.
+
+    Args:
+      lengths: of every part of every document, in tokens.
+      dtype: of the tokens.
+      source, parts, skipped: as in `Store.meta`.
+    """
+    offsets = np.concatenate([np.zeros(1, np.int64), np.array(lengths, np.int64)]).cumsum()
     np.save(folder / "offsets.npy", offsets)
+    stored = np.memmap(folder / "tokens.bin", dtype, "r").view(np.ndarray)
+    step = VERIFIED // stored.itemsize
+    checksums = [_checksum(stored[start : start + step]) for start in range(0, len(stored), step)]
+    np.save(folder / "checksums.npy", np.array(checksums, np.uint64))
     meta = {
-        "source": source.name,
-        "parts": source.parts,
-        "documents": len(lengths) // source.parts,
+        "source": source,
+        "parts": parts,
+        "documents": len(lengths) // parts,
         "tokens": int(offsets[-1]),
         "dtype": np.dtype(dtype).name,
-        "skipped": str(skipped),
+        "skipped": skipped,
+        "offsets": _checksum(offsets),
     }
-    (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+
+
+def _checksum(array: np.ndarray) -> int:
+    return xxhash.xxh3_64_intdigest(array.data)
 
 
 def _usable(records: Iterable[Record | SkippedRecord], skipped: SkippedRecords) -> Iterator[Record]:

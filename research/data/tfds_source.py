@@ -15,7 +15,8 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from etils import epath
 
-from research.data.sources import DataSource, Record, SkippedRecord, SourceFile, checked, version
+from research.data.crc32c import masked_crc32c
+from research.data.records import DataSource, Record, SkippedRecord, SourceFile, checked, version
 from research.errors import InputError
 
 SPEC = re.compile(r"(?P<name>.+):(?P<split>\w+(\[[^\]]*\])?(\+\w+(\[[^\]]*\])?)*)(#(?P<fields>[^#]+))?")
@@ -42,8 +43,11 @@ def open_tfds(name: str) -> DataSource:
                 yield _record(f"{shard.filename}:{number}", raw, info.features, fields)
 
         system, path = fsspec.core.url_to_fs(str(shard.filename))
-        size = system.size(path)
-        return SourceFile(f"{shard.filename}[{shard.skip}:+{shard.take}]", size, version(system.info(path)), records)
+        try:
+            found = system.info(path)
+        except OSError as error:
+            raise InputError(f"data source {name!r}: {shard.filename} cannot be read: {error}") from error
+        return SourceFile(f"{shard.filename}[{shard.skip}:+{shard.take}]", found["size"], version(found), records)
 
     return DataSource(name, len(fields), tuple(map(file, shards)))
 
@@ -74,8 +78,8 @@ def _parts(name: str, parsed: re.Match[str]) -> tuple[Any, Callable[[Any], Itera
         raise InputError(f"data source {name!r} is in the format {info.file_format}; prepare it as array_record")
     try:
         return info, readers[info.file_format], info.splits[parsed["split"]].file_instructions
-    except (KeyError, ValueError, AssertionError) as error:
-        raise InputError(f"data source {name!r}: {error}; its splits are {sorted(info.splits)}") from error
+    except Exception as error:  # no such split, no such slice, or numbers of shards that make no sense
+        raise InputError(f"data source {name!r}: {_line(error)}; its splits are {sorted(info.splits)}") from error
 
 
 def _info(name: str, dataset: str) -> Any:
@@ -84,10 +88,10 @@ def _info(name: str, dataset: str) -> Any:
         if dataset.startswith(("/", ".", "~")) or "://" in dataset:
             return tfds.builder_from_directory(epath.Path(dataset).expanduser()).info
         return tfds.core.read_only_builder.builder_from_files(dataset).info
-    except (tfds.core.DatasetNotFoundError, OSError, ValueError, ImportError) as error:
+    except Exception as error:  # not there, or what the parsers of a damaged description meet first
         raise InputError(
             f"data source {name!r}: no such prepared dataset; set TFDS_DATA_DIR to where it is, or prepare it with "
-            f"`tfds build {dataset} --file_format=array_record` ({str(error).strip()})"
+            f"`tfds build {dataset} --file_format=array_record` ({_line(error)})"
         ) from error
 
 
@@ -101,24 +105,42 @@ def _record(place: str, raw: bytes, features: Any, fields: tuple[str, ...]) -> R
 
 def _array_record(shard: Any) -> Iterator[tuple[int, bytes]]:
     """Pairs (number in the file, serialized example)."""
-    with ArrayRecordDataSource([str(shard.filename)]) as source:
-        last = shard.skip + shard.take
-        for start in range(shard.skip, last, READ_AHEAD):
-            numbers = range(start, min(start + READ_AHEAD, last))
-            yield from zip(numbers, source.__getitems__(list(numbers)), strict=True)
+    start = shard.skip
+    try:
+        with ArrayRecordDataSource([str(shard.filename)]) as source:
+            last = shard.skip + shard.take
+            if last > len(source):
+                raise InputError(f"{shard.filename} has {len(source)} records, not the {last} described")
+            for start in range(shard.skip, last, READ_AHEAD):
+                numbers = range(start, min(start + READ_AHEAD, last))
+                yield from zip(numbers, source.__getitems__(list(numbers)), strict=True)
+    except (RuntimeError, SystemError, ValueError, IndexError, OSError) as error:  # as its reader finds damage
+        if isinstance(error, InputError):
+            raise
+        place = f"{shard.filename} is cut off or damaged at record {start} or after"
+        raise InputError(f"{place}: {_line(error)}") from error
 
 
 def _tfrecord(shard: Any) -> Iterator[tuple[int, bytes]]:
     """Pairs (number in the file, serialized example). A record is its length (uint64), a checksum of that (uint32), the
-    data, and a checksum of it (uint32)."""
-    with fsspec.open(str(shard.filename), "rb") as file:
+    data, and a checksum of it (uint32); checksums are those of `crc32c.py`, of all that is read."""
+    system, path = fsspec.core.url_to_fs(str(shard.filename))
+    left = system.size(path)
+    with system.open(path, "rb") as file:
         for number in range(shard.skip + shard.take):
             header = file.read(12)
-            length = struct.unpack("<Q", header[:8])[0] if len(header) == 12 else 0
+            length, checksum = struct.unpack("<QI", header) if len(header) == 12 else (0, -1)
+            left -= 16 + length
+            if left < 0 or masked_crc32c(header[:8]) != checksum:  # before anything is allocated by that length
+                raise InputError(f"{shard.filename} is cut off or damaged at record {number}")
             if number < shard.skip:
                 file.seek(length + 4, 1)
                 continue
-            data = file.read(length + 4)
-            if len(header) < 12 or len(data) < length + 4:
-                raise InputError(f"{shard.filename} is cut off or damaged at record {number}")
-            yield number, data[:length]
+            data = file.read(length)
+            if file.read(4) != struct.pack("<I", masked_crc32c(data)):
+                raise InputError(f"{shard.filename} is damaged at record {number}: its checksum differs")
+            yield number, data
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,21 +1,24 @@
 """Records of a task: from a local file, a TFDS or Hugging Face dataset, or a generator, checked before use."""
 
-import bz2
-import gzip
 import hashlib
+import io
 import json
+import lzma
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from research.data import tfds_source
+from research.data.limits import decompressed, limited
 from research.errors import InputError
 from research.evaluation import generated_tasks
 from research.evaluation.templates import Expression
 
 TaskRecord = dict[str, Any]
+SECONDS, MEMORY = 30.0, 1 << 30  # that generating records, or cutting a text, may take
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class RecordSource:
 
     Formats of a file: `jsonl` (a JSON object a line), `bigbench` (the examples of a `task.json`), `cbt` (blocks of the
     Children's Book Test), `lines` (several files with the same number of lines; a record has one line of each, as
-    `lines`) and `text` (one record). `.gz` and `.bz2` are decompressed.
+    `lines`) and `text` (one record). `.gz`, `.bz2`, `.xz` and `.zst` are decompressed.
     """
 
     file: str | None = None  # names of files in the data folder, separated by spaces
@@ -97,11 +100,14 @@ class _Found:
 
 def _read(source: RecordSource, data: Sequence[Path]) -> _Found:
     if source.generate is not None:
-        records = list(generated_tasks.GENERATORS[source.generate](**source.arguments))
+        records = _generated(source)
         return _Found(iter(records), _digest(json.dumps(records).encode()))
     if source.file is not None:
         paths = [_find(name, data) for name in source.file.split()]
-        contents = [path.read_bytes() for path in paths]
+        try:
+            contents = [path.read_bytes() for path in paths]
+        except OSError as error:
+            raise InputError(f"{source.name} cannot be read: {error}") from error
         digests = [_digest(content) for content in contents]
         for path, expected, digest in zip(paths, source.sha256, digests, strict=False):
             if expected != digest:
@@ -114,8 +120,29 @@ def _read(source: RecordSource, data: Sequence[Path]) -> _Found:
     return _Found(iter(records), _digest(json.dumps(records, default=str).encode()))
 
 
+def _generated(source: RecordSource) -> list[TaskRecord]:
+    try:
+        with limited(SECONDS, MEMORY):
+            return list(generated_tasks.GENERATORS[source.generate or ""](**source.arguments))
+    except InputError:
+        raise
+    except Exception as error:  # other arguments than the function has, or values that it cannot use
+        reason = str(error) or type(error).__name__
+        raise InputError(f"{source.name} cannot be made with {source.arguments}: {reason}") from error
+
+
 def _find(name: str, data: Sequence[Path]) -> Path:
+    """The file of that name in the first folder that has it; a task file may not name files anywhere else.
+
+    Raises:
+      InputError: if the name, or a link behind it, leads out of the folders.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise InputError(f"file {name!r}: a task names files in the data folders, without .. and without a leading /")
     found = [folder / name for folder in data if (folder / name).is_file()]
+    for folder in data:
+        if folder / name in found and not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"file {name!r} is a link out of {folder}, to {(folder / name).resolve()}")
     if not found:
         raise _NotHere(f"{name} is not in {', '.join(map(str, data)) or 'a data folder (--data FOLDER)'}")
     return found[0]
@@ -139,6 +166,8 @@ def _parse(source: RecordSource, paths: Sequence[Path], contents: Sequence[bytes
             tree = _json(text, str(path))
             if not isinstance(tree, dict) or not isinstance(tree.get("examples"), list):
                 raise InputError(f"{path} has no list of `examples`, as a BIG-bench task has")
+            if not all(isinstance(example, dict) for example in tree["examples"]):
+                raise InputError(f"{path} has `examples` that are no JSON objects")
             yield from ({"task_prefix": tree.get("task_prefix", ""), **example} for example in tree["examples"])
         case "jsonl":
             for number, line in enumerate(text.split("\n"), start=1):  # splitlines knows more line ends than JSON
@@ -150,25 +179,28 @@ def _parse(source: RecordSource, paths: Sequence[Path], contents: Sequence[bytes
 
 
 def _text(path: Path, content: bytes) -> str:
-    open_ = {".gz": gzip.decompress, ".bz2": bz2.decompress}.get(path.suffix, bytes)
     try:
-        return open_(content).decode().replace("\r\n", "\n")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        stream = decompressed(io.BytesIO(content), str(path), len(content))
+        return stream.read().decode("utf-8-sig").replace("\r\n", "\n")
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error, lzma.LZMAError, MemoryError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
 
 
 def _json(text: str, place: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{place}: broken JSON: {error}") from error
 
 
 def _cbt(path: Path, text: str) -> Iterator[TaskRecord]:
     """Twenty numbered sentences, then the question with XXXXX, the answer and the candidates between tabs."""
     for block in filter(None, (block.strip() for block in text.split("\n\n"))):
-        *context, last = (line.split(" ", 1)[1] for line in block.split("\n"))
-        question, answer, *_, candidates = last.split("\t")
+        try:
+            *context, last = (line.split(" ", 1)[1] for line in block.split("\n"))
+            question, answer, *_, candidates = last.split("\t")
+        except (IndexError, ValueError) as error:
+            raise InputError(f"{path}: a block that is not of the Children's Book Test: {block[:60]!r}") from error
         if "XXXXX" not in question:
             raise InputError(f"{path}: a question without XXXXX: {question[:60]!r}")
         yield {"sentences": context, "question": question, "answer": answer, "options": candidates.split("|")}
@@ -177,13 +209,13 @@ def _cbt(path: Path, text: str) -> Iterator[TaskRecord]:
 def _tfds(name: str) -> list[TaskRecord]:
     try:
         return [_decoded(example) for example in tfds_source.tfds_examples(name)]
-    except InputError as error:
+    except (InputError, UnicodeDecodeError) as error:
         raise _NotHere(str(error)) from error
 
 
 def _hub(name: str) -> list[TaskRecord]:
-    path, config, split = name.split(":")
     try:
+        path, config, split = name.split(":")
         import datasets
 
         return [_decoded(row) for row in datasets.load_dataset(path, config or None, split=split)]
@@ -210,16 +242,30 @@ def _prepare(task: str, source: RecordSource, records: Iterator[TaskRecord]) -> 
     fields = {name: Expression.parse(task, f"fields.{name}", text) for name, text in source.fields.items()}
     for record in records:
         if source.split:
-            parts: list[TaskRecord] = [
-                {**record, "text": part} for part in re.split(source.split, record["text"]) if part.strip()
-            ]
+            parts: list[TaskRecord] = [{**record, "text": part} for part in _cut(task, source.split, record)]
         else:
             parts = [record]
         for part in parts:
-            rows = [part] if each is None else [{**part, "each": one} for one in each(part)]
+            rows = [part] if each is None else [{**part, "each": one} for one in _elements(task, each(part))]
             for row in rows:
                 if where is None or where(row):
                     yield {name: field(row) for name, field in fields.items()} or row
+
+
+def _cut(task: str, pattern: str, record: TaskRecord) -> list[str]:
+    """The parts of a record's text between matches of a regular expression, without empty ones."""
+    try:
+        with limited(SECONDS, MEMORY):  # an expression may try ways without number
+            return [part for part in re.split(pattern, record["text"]) if part and part.strip()]
+    except (re.error, KeyError, TypeError, TimeoutError, MemoryError, RecursionError, OverflowError) as error:
+        reason = str(error) or type(error).__name__
+        raise InputError(f"task {task}: split {pattern!r} fails on a record: {reason}") from error
+
+
+def _elements(task: str, value: Any) -> list[Any]:
+    if not isinstance(value, list | tuple):
+        raise InputError(f"task {task}: each must be a list, not {value!r}"[:500])
+    return list(value)
 
 
 def _digest(content: bytes) -> str:

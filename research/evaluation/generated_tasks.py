@@ -4,14 +4,16 @@ what this Python carries). Wrong options have the length of the right one, so th
 import random
 import re
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 from research.data import python_docs
+from research.errors import InputError
 
 WORDS = tuple((Path(__file__).parent / "tasks" / "words.txt").read_text().split())
 OPTIONS = 4
+MOST = {"count": 1_000_000, "digits": 100, "length": 1000}  # of the arguments
 
 
 class Draw:
@@ -141,6 +143,21 @@ def docs_words(place: str, count: int) -> list[dict[str, Any]]:
     return [{**one, **draw.options(one["word"], partial(draw.one, by_length[len(one["word"])]))} for one in chosen]
 
 
+def _bounded(function: Callable[..., list[dict[str, Any]]]) -> Callable[..., list[dict[str, Any]]]:
+    """The generator with its numbers checked first."""
+
+    @wraps(function)
+    def generate(**arguments: Any) -> list[dict[str, Any]]:
+        for name, most in MOST.items():
+            value = arguments.get(name, 1)
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+                raise InputError(f"generate {function.__name__}: {name} {value!r} is not between 1 and {most:,}")
+        return function(**arguments)
+
+    return generate
+
+
 GENERATORS: dict[str, Callable[..., list[dict[str, Any]]]] = {
-    function.__name__: function for function in (arithmetic, modular, unscramble, reversal, copying, docs_words)
+    function.__name__: _bounded(function)
+    for function in (arithmetic, modular, unscramble, reversal, copying, docs_words)
 }

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import cattrs
 import yaml
 
+from research.data.limits import limited
 from research.errors import InputError
 from research.evaluation import datasets, detokenisers
 from research.evaluation.datasets import RecordSource, TaskRecord
@@ -28,6 +29,8 @@ from research.inference.generation import Sampling
 from research.inference.requests import Continuation, Generation, Infill, Item, Rolling, Scorable
 
 FOLDER = Path(__file__).parent / "tasks"
+SECONDS, MEMORY = 10.0, 1 << 30  # that reading a task file may take
+MOST = {"shots": 10_000, "tokens": 1_000_000, "top_k": 10_000_000, "sentences": 1_000_000}  # of a task's numbers
 ALLOWED = {
     "choice": (
         "accuracy",
@@ -90,18 +93,26 @@ def load_task(name: str) -> Task:
     Raises:
       InputError: if there is none, or if the file has a wrong or missing field.
     """
-    path = FOLDER / f"{name}.yaml" if not name.endswith((".yaml", ".yml")) else Path(name)
+    path = Path(name)
+    if not name.endswith((".yaml", ".yml")):
+        path = FOLDER / f"{name}.yaml"
+        if name not in names():
+            raise InputError(f"no task {name!r}; there are {', '.join(names())}, or give the path of a YAML file")
     try:
-        tree = yaml.safe_load(path.read_text())
-    except FileNotFoundError as error:
-        raise InputError(
-            f"no task {name!r}; there are {', '.join(names())}, or give the path of a YAML file"
-        ) from error
-    except yaml.YAMLError as error:
+        with limited(SECONDS, MEMORY):  # a few anchors and aliases can stand for a tree without end
+            return _parsed(path)
+    except (OSError, MemoryError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read: {error or type(error).__name__}") from error
+
+
+def _parsed(path: Path) -> Task:
+    try:
+        tree = yaml.safe_load(path.read_bytes())  # YAML itself names its encoding
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path} is not valid YAML: {error}") from error
     try:
         task = _CONVERTER.structure(tree, Task)
-    except (cattrs.BaseValidationError, TypeError, ValueError, AttributeError) as error:
+    except (cattrs.BaseValidationError, TypeError, ValueError, AttributeError, LookupError) as error:
         raise InputError(f"{path} is not a task: " + "; ".join(cattrs.transform_error(error, path="task"))) from error
     _check(task, path)
     return task
@@ -264,6 +275,10 @@ def _check(task: Task, path: Path) -> None:
         wrong.append("neutral: the context without the question is what accuracy_pmi needs")
     if task.detokeniser is not None and task.detokeniser not in detokenisers.STYLES:
         wrong.append(f"detokeniser: {task.detokeniser!r} is not one of {', '.join(detokenisers.STYLES)}")
+    for field, most in MOST.items():
+        number, least = getattr(task, field), int(field != "shots")
+        if number is not None and not least <= number <= most:
+            wrong.append(f"{field}: {number} is not between {least} and {most:,}")
     for source in (*task.sources, *task.shot_sources):
         if sum(place is not None for place in (source.file, source.tfds, source.hub, source.generate)) != 1:
             wrong.append("sources: each has exactly one of file, tfds, hub and generate")

@@ -1,4 +1,5 @@
-"""Templates and expressions of task files: Jinja in its sandbox, with errors that name the task and the field."""
+"""Templates and expressions of task files: Jinja in its sandbox, with bounds on time and memory, and errors that
+name the task and the field."""
 
 import re
 from collections.abc import Callable
@@ -8,9 +9,12 @@ from typing import Any
 import jinja2
 from jinja2.sandbox import SandboxedEnvironment
 
+from research.data.limits import limited
 from research.errors import InputError
 from research.evaluation.detokenisers import detokenise
 
+SECONDS = 5.0  # that one expression may take for one record
+MEMORY = 1 << 30  # bytes that it may take
 _ENVIRONMENT = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
 _ENVIRONMENT.filters |= {
     "detokenise": detokenise,  # {{ sentence | detokenise("penn") }}
@@ -40,17 +44,20 @@ class Expression:
     @classmethod
     def _parse(cls, place: str, text: str, compile_: Callable[[], Callable[[dict[str, Any]], Any]]) -> "Expression":
         try:
-            return cls(place, text, compile_())
-        except jinja2.TemplateError as error:
+            with limited(SECONDS, MEMORY):  # constant expressions are computed here
+                return cls(place, text, compile_())
+        except Exception as error:  # jinja2's own errors, and those of constants and of what it generates
             raise InputError(f"{place}: {text!r} is not a valid template: {error}") from error
 
     def __call__(self, record: dict[str, Any]) -> Any:
         """Raises InputError naming a field that the record lacks, or what else went wrong."""
         try:
-            value = self.function(record)
+            with limited(SECONDS, MEMORY):
+                value = self.function(record)
         except Exception as error:
+            reason = str(error) or type(error).__name__
             raise InputError(
-                f"{self.place}: {self.text!r} fails on a record with {_fields(record)}: {error}"
+                f"{self.place}: {self.text!r} fails on a record with {_fields(record)}: {reason}"
             ) from error
         if isinstance(value, jinja2.Undefined):
             raise InputError(f"{self.place}: {self.text!r} is not among the fields of a record: {_fields(record)}")

@@ -9,7 +9,7 @@ import tokenizers as library
 from research import config, data, objectives
 from research.config import Data, Experiment, Instruction
 from research.data import chat, sources, tokenizers
-from research.data.sources import SkippedRecord
+from research.data.records import SkippedRecord
 from research.data.tokenizer_backends import HuggingFace
 from research.errors import InputError
 

@@ -42,12 +42,9 @@ def documents(tmp_path_factory):
 
     def make(*lengths, parts=1, first=0, last=None):
         folder = tmp_path_factory.mktemp("store")
-        offsets = np.concatenate([[0], lengths]).cumsum()
-        np.save(folder / "offsets.npy", offsets)
-        np.arange(offsets[-1], dtype=np.uint32).tofile(folder / "tokens.bin")
+        np.arange(sum(lengths), dtype=np.uint32).tofile(folder / "tokens.bin")
+        store.seal(folder, lengths, np.uint32, "test", parts, "")
         count = len(lengths) // parts
-        meta = {"source": "test", "parts": parts, "documents": count, "dtype": "uint32", "skipped": ""}
-        (folder / "meta.json").write_text(str(meta).replace("'", '"'))
         return DocumentRange(store.Store(folder), first, count if last is None else last)
 
     return make

@@ -1,7 +1,9 @@
+import bz2
 import gzip
 import importlib.util
 import itertools
 import json
+import lzma
 
 import fsspec
 import numpy as np
@@ -9,8 +11,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from research.data import sources
-from research.data.sources import Record, SkippedRecord
+from research.data import limits, sources
+from research.data.records import Record, SkippedRecord
 from research.errors import InputError
 
 
@@ -76,6 +78,53 @@ def test_compressed_lines(tmp_path):
         fields(f"jsonl:{tmp_path}/*.gz#text")
 
 
+@pytest.mark.parametrize(
+    ("suffix", "compress"),
+    [
+        ("gz", gzip.compress),
+        ("bz2", bz2.compress),
+        ("xz", lzma.compress),
+        ("zst", lambda data: pyarrow.compress(data, codec="zstd", asbytes=True)),
+    ],
+)
+def test_every_compression_and_its_bound(tmp_path, monkeypatch, suffix, compress):
+    lines = b"".join(b'{"text": "line %d"}\n' % number for number in range(1000))
+    (tmp_path / f"x.jsonl.{suffix}").write_bytes(compress(lines[:9000]) + compress(lines[9000:]))
+    name = f"jsonl:{tmp_path}/x.jsonl.{suffix}#text"
+    assert fields(name) == [(f"line {number}",) for number in range(1000)]
+    monkeypatch.setattr(limits, "ALWAYS", 1000)
+    (tmp_path / f"bomb.txt.{suffix}").write_bytes(compress(b"x" * 3_000_000))
+    with pytest.raises(InputError, match=f"bomb.txt.{suffix} becomes more than 200 times as large"):
+        fields(f"text:{tmp_path}/bomb.txt.{suffix}")
+    monkeypatch.setenv("RESEARCH_DECOMPRESSION_RATIO", "100000000")
+    assert len(fields(f"text:{tmp_path}/bomb.txt.{suffix}")[0][0]) == 3_000_000
+    monkeypatch.setenv("RESEARCH_DECOMPRESSION_RATIO", "-1")
+    with pytest.raises(InputError, match="it must be a positive integer"):
+        fields(name)
+
+
+def test_a_byte_order_mark_is_not_text(tmp_path):
+    (tmp_path / "x.txt").write_bytes(b"\xef\xbb\xbfone")
+    (tmp_path / "x.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "one"}\n{"text": "\xef\xbb\xbftwo"}\n')
+    assert fields(f"text:{tmp_path}/x.txt") == [("one",)]
+    assert fields(f"jsonl:{tmp_path}/x.jsonl#text") == [("one",), ("\ufefftwo",)]
+    (tmp_path / "utf16.txt").write_bytes("one".encode("utf-16"))
+    assert kinds(f"text:{tmp_path}/utf16.txt") == ["invalid UTF-8"]
+
+
+@pytest.mark.parametrize("name", ["a b", "[1]", "a#b", "a@3", "a::b", "*", "é", "a?b", "~", "100%"])
+def test_a_path_may_have_any_characters(tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / f"{name}.txt").write_text("text")
+    (folder / f"{name}.jsonl").write_text('{"text": "line"}\n')
+    np.array([8, 9], np.uint16).tofile(folder / f"{name}.bin")
+    assert fields(f"text:{folder}/{name}.txt") == [("text",)]
+    assert fields(f"jsonl:{folder}/{name}.jsonl#text") == [("line",)]
+    assert fields(f"tokens:{folder}/{name}.bin")[0].tolist() == [8, 9]
+    assert fields(f"tokens:{folder}/{name}.bin#uint8")[0].tolist() == [8, 0, 9, 0]
+
+
 def test_parquet_columns(tmp_path):
     good = {"a": ["one", None, "", "four"], "b": ["eins", "zwei", "drei", "vier"], "n": [1, 2, 3, 4]}
     pyarrow.parquet.write_table(pyarrow.table(good), tmp_path / "x.parquet")
@@ -93,6 +142,10 @@ def test_parquet_with_invalid_text_and_a_file_that_is_not_parquet(tmp_path):
     strings = pyarrow.StringArray.from_buffers(3, raw.buffers()[1], raw.buffers()[2])
     pyarrow.parquet.write_table(pyarrow.table({"text": strings}), tmp_path / "x.parquet")
     assert fields(f"parquet:{tmp_path}/x.parquet#text") == [("good",), ("fine",)]
+    large = pyarrow.LargeStringArray.from_buffers(3, *raw.cast(pyarrow.large_binary()).buffers()[1:])
+    for odd in (large, strings.cast(pyarrow.binary()).dictionary_encode().cast(pyarrow.binary())):
+        pyarrow.parquet.write_table(pyarrow.table({"text": odd}), tmp_path / "x.parquet")
+        assert fields(f"parquet:{tmp_path}/x.parquet#text") == [("good",), ("fine",)]
     (tmp_path / "y.parquet").write_text("no")
     with pytest.raises(InputError, match=r"y\.parquet is not a readable parquet file"):
         fields(f"parquet:{tmp_path}/y.parquet#text")
@@ -120,6 +173,18 @@ def test_files_that_do_not_hold_integers(tmp_path, content, dtype, message):
     (tmp_path / "x.bin").write_bytes(content)
     with pytest.raises(InputError, match=message):
         fields(f"tokens:{tmp_path}/x.bin{dtype}")
+
+
+def test_headers_of_arrays_that_promise_what_is_not_there(tmp_path):
+    np.save(tmp_path / "x.npy", np.arange(6, dtype=np.int32).reshape(2, 3))
+    whole = (tmp_path / "x.npy").read_bytes()
+    for old, new in ((b"(2, 3)", b"(9, 9)"), (b"(2, 3)", b"(-2,3)"), (b"'<i4'", b"'|O8'"), (b"descr", b"d\0scr")):
+        assert old in whole
+        (tmp_path / "x.npy").write_bytes(whole.replace(old, new))
+        with pytest.raises(InputError, match=r"x\.npy (holds|does not hold|is not a readable)"):
+            fields(f"tokens:{tmp_path}/x.npy")
+    np.save(tmp_path / "x.npy", np.asfortranarray(np.arange(6).reshape(2, 3)))
+    assert [f.tolist() for f in fields(f"tokens:{tmp_path}/x.npy")] == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_an_array_of_floats_is_refused(tmp_path):
@@ -165,7 +230,6 @@ def test_fingerprints_follow_the_files(tmp_path):
         "",
         "python_docs",
         "text:",
-        "text:x#field",
         "jsonl:x",
         "jsonl:x#a,b,c",
         "jsonl:#a",

@@ -10,7 +10,8 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from research.data import sources
-from research.data.sources import Record, SkippedRecord
+from research.data.crc32c import masked_crc32c
+from research.data.records import Record, SkippedRecord
 from research.errors import InputError
 
 DOCUMENTS = {
@@ -46,6 +47,12 @@ def prepared(tmp_path_factory):
     return folder
 
 
+def tfrecord(raw):
+    """A record as TensorFlow writes it."""
+    length = struct.pack("<Q", len(raw))
+    return length + struct.pack("<I", masked_crc32c(length)) + raw + struct.pack("<I", masked_crc32c(raw))
+
+
 @pytest.fixture(scope="module")
 def as_tfrecord(prepared, tmp_path_factory):
     """The same as TFRecord."""
@@ -55,7 +62,7 @@ def as_tfrecord(prepared, tmp_path_factory):
         if "array_record" in file.name:
             with ArrayRecordDataSource([str(file)]) as records, open(target, "wb") as out:
                 for raw in records.__getitems__(list(range(len(records)))):
-                    out.write(struct.pack("<QI", len(raw), 0) + raw + struct.pack("<I", 0))
+                    out.write(tfrecord(raw))
         else:
             target.write_text(file.read_text().replace("array_record", "tfrecord"))
     return folder
@@ -122,15 +129,38 @@ def test_a_file_that_is_cut_off(as_tfrecord, tmp_path):
         texts(f"tfds:{tmp_path}:test")
 
 
-def test_a_damaged_example_is_named(as_tfrecord, tmp_path):
+def test_a_changed_byte_and_a_length_beyond_the_file_are_found(as_tfrecord, tmp_path):
+    for place, value in ((20, b"\xff"), (0, b"\1"), (7, b"\x7f"), (9, b"\1")):
+        for file in as_tfrecord.iterdir():
+            content = bytearray(file.read_bytes())
+            if "tiny-train.tfrecord-00000" in file.name:
+                assert content[place : place + 1] != value
+                content[place : place + 1] = value
+            (tmp_path / file.name).write_bytes(content)
+        with pytest.raises(InputError, match=r"tfrecord-00000-of-\d+ is (cut off or )?damaged at record 0"):
+            texts(f"tfds:{tmp_path}:train")
+
+
+def test_an_example_that_cannot_be_parsed_is_counted(as_tfrecord, tmp_path):
     for file in as_tfrecord.iterdir():
-        content = bytearray(file.read_bytes())
+        content = file.read_bytes()
         if "tiny-train.tfrecord-00000" in file.name:
-            content[12:20] = b"\xff" * 8
+            (length,) = struct.unpack("<Q", content[:8])
+            content = tfrecord(b"\xff" * 8 + content[20 : 12 + length]) + content[length + 16 :]
         (tmp_path / file.name).write_bytes(content)
     bad = [r for r in sources.source_records(f"tfds:{tmp_path}:train") if isinstance(r, SkippedRecord)]
     assert [record.kind for record in bad] == ["damaged example"]
     assert "tfrecord-00000" in bad[0].place
+
+
+def test_a_changed_byte_of_an_array_record(prepared, tmp_path):
+    for file in (prepared / "tiny" / "1.0.0").iterdir():
+        content = bytearray(file.read_bytes())
+        if "tiny-train.array_record-00000" in file.name:
+            content[len(content) // 2] ^= 0xFF
+        (tmp_path / file.name).write_bytes(content)
+    with pytest.raises(InputError, match="array_record-00000"):
+        texts(f"tfds:{tmp_path}:train")
 
 
 def test_another_format_is_refused(as_tfrecord, tmp_path):
