@@ -1,6 +1,7 @@
 """Makes `.venv` at the root of the repository, or brings it up to date: `python3 launch/install.py [EXTRA…]`.
 
-Versions are those of constraints.txt. The extra `cuda` is added where an NVIDIA driver is found. Where all of this is
+Versions are those of constraints.txt. The extras of COMMON are always added, and `cuda` where an NVIDIA driver
+is found. Where all of this is
 installed already, nothing happens. Needs Python 3.11 to 3.13 and no packages.
 """
 
@@ -16,11 +17,12 @@ PROJECT, CONSTRAINTS = ROOT / "pyproject.toml", ROOT / "constraints.txt"
 PYTHON = ROOT / ".venv" / "bin" / "python"
 INSTALLED = ROOT / ".venv" / "installed.json"  # what is there: a key, and the extras
 UNFINISHED = ROOT / ".venv" / "unfinished"  # exists while packages are being written
+COMMON = {"gguf", "metrics", "parquet", "tfds"}  # extras that any command may need
 CUDA_DRIVER = 580  # the first driver for CUDA 13
 
 
 def main(extras: list[str]) -> None:
-    wanted = {*extras, "cuda"} if gpu() else set(extras)
+    wanted = {*COMMON, *extras, "cuda"} if gpu() else {*COMMON, *extras}
     if missing(wanted):
         with open(ROOT / ".venv.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # another terminal or node may be installing into the same folder

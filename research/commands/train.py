@@ -28,7 +28,7 @@ from research.runs.probes import Probed
 from research.runs.samples import Sample
 from research.runs.tracing import Tracer
 from research.runtime import processes
-from research.training import checkpoint, held_out_loss, initial, state
+from research.training import checkpoint, held_out_loss, initial, memory, state
 from research.training.initial import Initial
 from research.training.state import TrainState
 
@@ -61,10 +61,13 @@ def train(experiment: Experiment, folder: Path, console: Console, traced: range 
     if source is not None:
         experiment = replace(experiment, model=source.adapted(experiment.model))
     validation.validate(experiment)
+    longest = max(experiment.data.length, experiment.data.source_length or 0)
+    sized = replace(experiment, model=config.resolve(experiment.model, 1, longest))  # the tokenizer adds little
+    planned = loop.compiled_steps(sized)
+    memory.check(sized, planned.layout, planned.state, planned.frozen)
     questions = task_scores.open(experiment.evaluation)
     corpus = data.open_corpus(experiment, None if source is None else source.tokenizer)
     console.print(corpus.facts, highlight=False)
-    longest = max(experiment.data.length, experiment.data.source_length or 0)
     experiment = replace(experiment, model=config.resolve(experiment.model, corpus.vocabulary.size, longest))
     programs = loop.compiled_steps(experiment)
     if leads:

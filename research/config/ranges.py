@@ -108,7 +108,7 @@ RANGES = {
     "evaluation.final_batches": Range(1, STEPS),
     "evaluation.limit": Range(1, STEPS),
     "logging.every": Range(1, STEPS),
-    "seed": Range(0, LARGEST),
+    "seed": Range(0, 2**32 - 1),
 }
 
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, BinaryIO
 
-from research.errors import InputError
+from research.errors import InputError, requires
 
 RATIO = 200  # decompressed over compressed bytes; text has 3 to 20, the most repetitive logs about 100
 ALWAYS = 1 << 24  # bytes that any compressed file may become
@@ -91,8 +91,8 @@ def decompressed(file: BinaryIO, name: str, size: int) -> BinaryIO:
     stream: Any
     suffix = name.rpartition(".")[2]
     if suffix == "zst":
-        import pyarrow  # takes a moment to import
-
+        with requires("parquet", "a file compressed by zstd"):
+            import pyarrow  # takes a moment to import
         stream = pyarrow.CompressedInputStream(file, "zstd")
     elif suffix in ("gz", "bz2", "xz"):
         opened: dict[str, Any] = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}

@@ -13,7 +13,7 @@ import numpy as np
 from research.data import chat
 from research.data.limits import decompressed
 from research.data.records import Record, SkippedRecord, checked
-from research.errors import InputError
+from research.errors import InputError, requires
 
 BOM = b"\xef\xbb\xbf"  # a mark at the beginning of UTF-8, which is not text
 
@@ -101,8 +101,9 @@ def _lines(file: StoredFile) -> Iterator[tuple[str, dict[str, Any] | SkippedReco
 
 
 def _parquet(names: tuple[str, ...], file: StoredFile) -> Iterator[Record | SkippedRecord]:
-    import pyarrow
-    import pyarrow.parquet
+    with requires("parquet", "a parquet file"):
+        import pyarrow
+        import pyarrow.parquet
 
     def raw(column: Any) -> Any:
         """Strings as bytes: pyarrow gives up a whole column for one string that is not UTF-8."""

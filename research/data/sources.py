@@ -25,7 +25,7 @@ import fsspec
 from research.data import python_docs, readers
 from research.data.readers import FORMS, StoredFile
 from research.data.records import DataSource, Record, SkippedRecord, SourceFile, checked, version
-from research.errors import InputError
+from research.errors import InputError, requires
 
 
 def open_source(name: str) -> DataSource:
@@ -38,8 +38,8 @@ def open_source(name: str) -> DataSource:
     if name == "python-docs":
         return DataSource(name, 1, (SourceFile(name, 0, python_docs.fingerprint(), _python_docs),))
     if form_name == "tfds":
-        from research.data import tfds_source  # takes seconds to import
-
+        with requires("tfds", "a prepared dataset"):
+            from research.data import tfds_source  # takes seconds to import
         return tfds_source.open_tfds(name)
     form = FORMS.get(form_name)
     if form is None or not rest:

@@ -1,5 +1,6 @@
 """How two checkpoints differ on the same items."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -40,7 +41,12 @@ def compare(
         gain = statistics.difference(metrics.sums(name, other_outcomes), metrics.sums(name, first_outcomes))
         sign = 1 if metrics.METRICS[name].better == "higher" else -1
         low, high = sorted((sign * gain.low, sign * gain.high))
-        verdict = f"{names[1]} is better" if low > 0 else f"{names[0]} is better" if high < 0 else "no difference shown"
+        if math.isnan(gain.value):
+            verdict = statistics.NO_VERDICT
+        else:
+            verdict = (
+                f"{names[1]} is better" if low > 0 else f"{names[0]} is better" if high < 0 else "no difference shown"
+            )
         return Comparison(first.task, name, names[0], names[1], first.kind, first.shots, first.items, gain, verdict)
 
     return tuple(each(measured.metric) for measured in first.measured)

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from research.data import tfds_source
 from research.data.limits import decompressed, limited
-from research.errors import InputError
+from research.errors import InputError, requires
 from research.evaluation import generated_tasks
 from research.evaluation.templates import Expression
 
@@ -208,6 +207,8 @@ def _cbt(path: Path, text: str) -> Iterator[TaskRecord]:
 
 def _tfds(name: str) -> list[TaskRecord]:
     try:
+        with requires("tfds", "a prepared dataset"):
+            from research.data import tfds_source  # takes seconds to import
         return [_decoded(example) for example in tfds_source.tfds_examples(name)]
     except (InputError, UnicodeDecodeError) as error:
         raise _NotHere(str(error)) from error

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
+from research.errors import requires
 from research.evaluation.statistics import Aggregate, Sums, ratio
 from research.inference.requests import Outcome, Scorable
 
@@ -116,7 +117,8 @@ def _f1(output: str, reference: str) -> float:
 
 def _edits(output: str, reference: str) -> float:
     """Insertions, deletions and substitutions of tokens (words, numbers and marks) per token of the longer text."""
-    from nltk.metrics.distance import edit_distance
+    with requires("metrics", "the metric edit_distance"):
+        from nltk.metrics.distance import edit_distance
 
     ours, theirs = (re.findall(r"\w+|[^\w\s]", text) for text in (output, reference))
     return float(edit_distance(ours, theirs) / max(len(ours), len(theirs), 1))
@@ -126,7 +128,8 @@ def _rouge(kind: str) -> Metric:
     """F-measure with stemming, the best over references, by `rouge_score`."""
 
     def rows(outcomes: Sequence[Outcome]) -> Rows:
-        from rouge_score.rouge_scorer import RougeScorer
+        with requires("metrics", f"the metric {kind}"):
+            from rouge_score.rouge_scorer import RougeScorer
 
         scorer = RougeScorer([kind], use_stemmer=True)
         values = [scorer.score_multi(o.item.references, o.output)[kind].fmeasure for o in outcomes]
@@ -140,7 +143,8 @@ def _sacrebleu(name: Literal["BLEU", "CHRF"]) -> Metric:
 
     @functools.cache
     def metric() -> Any:
-        from sacrebleu import metrics
+        with requires("metrics", f"the metric {name.lower()}"):
+            from sacrebleu import metrics
 
         return getattr(metrics, name)()
 

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from scipy import stats
 
 RESAMPLES = 2000
+NO_VERDICT = "no verdict: the score is not a number"
 ELEMENTS = 4_000_000  # numbers that one batch of resamples may take
 
 Aggregate = Callable[[Float[np.ndarray, "*batch sums"]], Float[np.ndarray, "*batch"]]
@@ -54,7 +55,9 @@ class Sums:
 
     @property
     def value(self) -> float:
-        return float(self.aggregate(self.rows.sum(axis=0)))
+        """The score; NaN where there are no items."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return float(self.aggregate(self.rows.sum(axis=0))) if len(self.rows) else math.nan
 
     def by_document(self) -> Float[np.ndarray, "documents sums"]:
         """The rows of each document, summed, in the order of their numbers."""
@@ -65,10 +68,14 @@ class Sums:
 
 
 def estimate(sums: Sums) -> Estimate:
-    """The score with its interval: Wilson's for a proportion of right and wrong items that are documents of their own,
-    else the percentile bootstrap over documents, which also serves scores that are a function of the sums. Where all
-    items are right, or all wrong, no bootstrap could tell how sure that is, and each document counts as one item."""
+    """The score with its interval, all NaN where the score is not a number or there are no items.
+
+    The interval is Wilson's for a proportion of right and wrong items that are documents of their own, else the
+    percentile bootstrap over documents, which also serves scores that are a function of the sums. Where all items are
+    right, or all wrong, no bootstrap could tell how sure that is, and each document counts as one item."""
     rows = sums.rows
+    if not len(rows) or not math.isfinite(sums.value):
+        return Estimate(math.nan, math.nan, math.nan)
     proportion = sums.aggregate is ratio and np.all(rows[:, 1] == 1) and np.isin(rows[:, 0], (0, 1)).all()
     n = len(np.unique(sums.documents))
     if proportion and (n == len(rows) or np.all(rows[:, 0] == rows[0, 0])):
@@ -84,6 +91,8 @@ def difference(first: Sums, second: Sums) -> Estimate:
     """`first` minus `second` on the same items, in the same order: both are resampled together, so what they share
     (hard items are hard for both) cancels."""
     assert np.array_equal(first.documents, second.documents), "paired scores need the same items"
+    if not (math.isfinite(first.value) and math.isfinite(second.value)):
+        return Estimate(math.nan, math.nan, math.nan)
     one, other = first.by_document(), second.by_document()
 
     def statistic(drawn: Int[np.ndarray, "resamples documents"]) -> Float[np.ndarray, " resamples"]:
@@ -107,6 +116,8 @@ def verdict(score: Sums, chance: float, baselines: Mapping[str, Sums]) -> str:
         can be far from chance, and a summed log-likelihood favours short answers; so a score must exceed them too.
     """
     interval = estimate(score)
+    if math.isnan(interval.value):
+        return NO_VERDICT
     if math.isnan(interval.low) or interval.contains(chance):
         return "not distinguishable from chance"
     if interval.high < chance:

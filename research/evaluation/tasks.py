@@ -139,11 +139,15 @@ def open_task(task: Task, data: Sequence[Path], shots: int | None = None, limit:
       limit: how many of the first records are used; None: all.
 
     Raises:
-      InputError: if no source is here or it is corrupt, if a template names a field that a record lacks, or if other
-        records are too few for the worked examples.
+      InputError: if a number is out of range, if no source is here or it is corrupt, if a template names a field that a
+        record lacks, or if other records are too few for the worked examples.
     """
-    loaded = datasets.load_records(task.name, task.sources, data)
     shots = task.shots if shots is None else shots
+    if limit is not None and limit < 1:
+        raise InputError(f"limit: {limit} is not at least 1; leave it out for all questions")
+    if not 0 <= shots <= MOST["shots"]:
+        raise InputError(f"shots: {shots} is not from 0 to {MOST['shots']:,}")
+    loaded = datasets.load_records(task.name, task.sources, data)
     own = not task.shot_sources or not shots
     pool = loaded.records if own else datasets.load_records(task.name, task.shot_sources, data).records
     writer = _Writer(task)
@@ -229,7 +233,7 @@ class _Writer:
 
     def _ask(self, record: TaskRecord, prompt: str) -> Scorable:
         context, text = prompt + self.context(record), self.continuation(record)
-        if not text:
+        if not text.strip():  # nothing whose probability could be divided by its length
             raise InputError(f"task {self.task.name}: an empty continuation from a record with {', '.join(record)}")
         return Continuation(context, text) if self.right is None else Infill(context, self.right(record), text)
 

@@ -12,12 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-from gguf.quants import _type_traits as DEQUANTISERS
-from gguf.quants import dequantize
 
 from research.config import Model, RotaryScaling, resolve
-from research.errors import InputError
+from research.errors import InputError, requires
 from research.interop.mapping import Tensor
 from research.interop.names import GGUF, Names
 from research.models import positions
@@ -26,10 +23,10 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
-_PLAIN: dict[GGMLQuantizationType, np.dtype] = {
-    GGMLQuantizationType.F64: np.dtype(np.float64),
-    GGMLQuantizationType.F32: np.dtype(np.float32),
-    GGMLQuantizationType.F16: np.dtype(np.float16),
+_PLAIN: dict[int, np.dtype] = {  # by GGML's number of the type
+    0: np.dtype(np.float32),
+    1: np.dtype(np.float16),
+    28: np.dtype(np.float64),
 }
 ARCHITECTURES = {
     "llama": Model(),
@@ -195,15 +192,19 @@ class _Reader:
 def _tensor(path: Path, size: int, start: int, name: str, dimensions: list[int], kind: int, offset: int) -> Tensor:
     shape = tuple(reversed(dimensions))
     try:
+        with requires("gguf", "a GGUF file"):
+            from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+            from gguf.quants import _type_traits as DEQUANTISERS
+            from gguf.quants import dequantize
         quantisation = GGMLQuantizationType(kind)
     except ValueError:
         raise InputError(f"{path}: tensor {name!r} has the unknown type {kind}") from None
-    if quantisation not in _PLAIN and quantisation not in DEQUANTISERS:
+    if kind not in _PLAIN and quantisation not in DEQUANTISERS:
         raise InputError(f"{path}: tensor {name!r} is of type {quantisation.name}, which cannot be de-quantised")
     block, block_bytes = GGML_QUANT_SIZES[quantisation]
     if not shape or shape[-1] % block:
         raise _Broken(f"its tensor {name!r} of shape {list(shape)} does not consist of blocks of {block}")
-    plain = _PLAIN.get(quantisation)
+    plain = _PLAIN.get(kind)
     stored = (*shape[:-1], shape[-1] // block * block_bytes)
     begin = start + offset
     if begin + math.prod(stored) > size:

@@ -61,7 +61,7 @@ def changed(tree: Any, path: str, value: Any) -> Any:
 def test_what_is_outside_is_refused_with_field_value_and_range(path):
     range_ = RANGES[path]
     integer = float not in (get_args(numbers(EVERYTHING)[path]) or (numbers(EVERYTHING)[path],))
-    outside = [range_.least - 2, range_.most + 2]
+    outside = [range_.least - 3, range_.most + 3]
     if not integer:
         outside = [float(value) for value in outside] + [math.nan, math.inf, -math.inf]
     for value in outside:

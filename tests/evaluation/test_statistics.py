@@ -73,6 +73,14 @@ def test_one_document_has_no_interval_and_no_verdict():
     assert verdict(alone, 0.25, {}) == "not distinguishable from chance"
 
 
+@pytest.mark.parametrize("rows", [np.zeros((0, 2)), np.zeros((3, 2)), np.array([[math.nan, 1.0], [1.0, 1.0]])])
+def test_nothing_and_what_is_not_a_number_get_no_verdict(rows):
+    score = Sums(rows, np.arange(len(rows)))
+    assert all(map(math.isnan, estimate(score))) and math.isnan(score.value)
+    assert all(map(math.isnan, difference(score, score)))
+    assert verdict(score, 0.5, {"shortest answer": score}) == statistics.NO_VERDICT
+
+
 def test_paired_differences_are_sharper_than_two_intervals():
     hard = RANDOM.random(300)
     first, second = each_its_own(hard + 0.02 + 0.01 * RANDOM.random(300)), each_its_own(hard)

@@ -4,12 +4,13 @@ import gzip
 import hashlib
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
 
 from research.errors import InputError
-from research.evaluation import datasets, generated_tasks, tasks
+from research.evaluation import datasets, generated_tasks, tasks, templates
 from research.evaluation.tasks import TaskDataset
 from research.inference.requests import Continuation, Generation, Infill, Rolling
 
@@ -203,11 +204,73 @@ def test_text_is_detokenised_but_counted_as_it_was(tmp_path):
         ({"gold": "2"}, "gold = 2 is not the number of one of 2 options"),
         ({"options": "question"}, "options must be a list of two or more, not 'Q0'"),
         ({"continuation": "{{ '' }}"}, "an empty continuation"),
+        ({"continuation": "{{ '  ' }}"}, "an empty continuation"),
+        ({"shots": -1}, "shots: -1 is not between 0 and 10,000"),
+        ({"sources": [{"file": "/etc/passwd"}]}, "without .. and without a leading /"),
+        ({"sources": [{"file": "a/../../records.jsonl"}]}, "without .. and without a leading /"),
+        (
+            {"sources": [{"generate": "arithmetic", "arguments": {"count": 10**12}}]},
+            "count 1000000000000 is not between",
+        ),
+        ({"sources": [{"generate": "arithmetic", "arguments": {"digits": 3}}]}, "cannot be made with"),
+        ({"sources": [{"file": "records.jsonl", "split": "(Q+)+$"}]}, "split .* fails on a record: 'text'"),
+        ({"sources": [{"file": "records.jsonl", "split": "("}]}, "split .* fails on a record: missing"),
+        ({"sources": [{"file": "records.jsonl", "each": "gold"}]}, "each must be a list, not 0"),
+        ({"sources": [{"hub": "a:b:c:d"}]}, "Hugging Face `datasets` does not give it"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         ask(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        "{{ question | sub('(Q+)+$', '') }}",
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{{ 'x' * 10 ** 10 }}",
+        "{{ 9 ** 9 ** 9 }}",
+        "{% set a = 'x' * 99999 %}{% set b = a | replace('x', a) %}{{ b | replace('x', a) }}",
+        "{{ '%09999999999d' | format(1) }}",
+    ],
+)
+def test_a_template_without_end_is_stopped(tmp_path, monkeypatch, context):
+    monkeypatch.setattr(templates, "SECONDS", 0.5)
+    begin = time.monotonic()
+    with pytest.raises(InputError, match=r"task test, context: .* (fails on a record|is not a valid template)"):
+        ask(tmp_path, [{**RECORDS[0], "question": "Q" * 40 + "!"}, RECORDS[1]], context=context)
+    assert time.monotonic() - begin < 5
+
+
+def test_a_regular_expression_that_tries_ways_without_number_is_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "SECONDS", 0.5)
+    source = {"file": "records.jsonl", "split": "(Q+)+$"}
+    with pytest.raises(InputError, match=r"split .* fails on a record: it takes more than 0.5 seconds"):
+        ask(tmp_path, [{**RECORDS[0], "text": "Q" * 40 + "!"}], sources=[source])
+
+
+def test_aliases_that_stand_for_a_tree_without_end(tmp_path):
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    (tmp_path / "bomb.yaml").write_text("\n".join(lines) + "\nname: *a11\n")
+    with pytest.raises(InputError, match=r"bomb\.yaml"):
+        tasks.load_task(str(tmp_path / "bomb.yaml"))
+
+
+def test_a_link_out_of_the_data_folder_is_not_followed(tmp_path):
+    (tmp_path / "data").mkdir()
+    path = write(tmp_path / "data", RECORDS)
+    (tmp_path / "data" / "records.jsonl").rename(tmp_path / "secret.jsonl")
+    (tmp_path / "data" / "records.jsonl").symlink_to(tmp_path / "secret.jsonl")
+    with pytest.raises(InputError, match=r"records\.jsonl' is a link out of"):
+        tasks.open_task(tasks.load_task(str(path)), [tmp_path / "data"])
+
+
+@pytest.mark.parametrize(("limit", "shots"), [(0, None), (-1, None), (None, -1), (None, 10**6)])
+def test_numbers_of_questions_and_examples(tmp_path, limit, shots):
+    with pytest.raises(InputError, match=r"(limit|shots): -?\d+ is not"):
+        ask(tmp_path, limit=limit, shots=shots)
 
 
 def test_a_task_that_does_not_exist():

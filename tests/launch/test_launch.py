@@ -16,6 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 OTHERS = ("launch/slurm.sbatch", "docs/performance/gpu.sh", ".ci/run")
 SCRIPTS = [*sorted((ROOT / "launch").glob("*.sh")), *(ROOT / name for name in OTHERS)]
+COMMON = "gguf,metrics,parquet,tfds"  # extras that every command may need
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -115,23 +116,23 @@ def machine(clone, monkeypatch):
 
 
 def test_the_first_start_installs_pinned_versions_and_the_second_does_nothing(machine, clone):
-    assert machine.start() == ["venv", str(clone)]
+    assert machine.start() == ["venv", f"{clone}[{COMMON}]"]
     assert machine.calls[-1][-4:-1] == ["--constraint", str(clone / "constraints.txt"), "--editable"]
     assert machine.start() == []
 
 
 def test_extras_are_added_once_and_stay(machine, clone):
     machine.start()
-    assert machine.start("test") == [f"{clone}[test]"]
+    assert machine.start("test") == [f"{clone}[{COMMON},test]"]
     assert machine.start("test") == machine.start() == []
-    assert machine.start("tpu") == [f"{clone}[test,tpu]"]
+    assert machine.start("tpu") == [f"{clone}[{COMMON},test,tpu]"]
 
 
 @pytest.mark.parametrize("file", ["constraints.txt", "pyproject.toml"])
 def test_other_requirements_are_installed_again(machine, clone, file):
     machine.start("test")
     (clone / file).write_text((clone / file).read_text() + "\n# changed\n")
-    assert machine.start() == [f"{clone}[test]"]
+    assert machine.start() == [f"{clone}[{COMMON},test]"]
 
 
 def test_a_copied_folder_does_not_use_the_packages_of_the_first(machine, clone, monkeypatch):
@@ -159,7 +160,7 @@ def test_a_failed_installation_is_told_and_begun_anew(machine, clone):
     with pytest.raises(SystemExit, match="error: the installation failed"):
         machine.start()
     machine.during_pip = lambda: 0
-    assert machine.start() == ["venv", str(clone)]
+    assert machine.start() == ["venv", f"{clone}[{COMMON}]"]
 
 
 def test_an_environment_made_by_hand_is_kept(machine, clone):

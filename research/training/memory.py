@@ -1,0 +1,84 @@
+"""Whether a run fits into the memory that there is, by its sizes alone and before anything is compiled or allocated.
+
+It is a lower bound: a run that is refused cannot fit; one that is not may still be too large, which `plan` can tell by
+compiling it. Counted are parameters and the optimizer's state, a gradient of what is trained, the batch, and the inputs
+of all layers for a microbatch, which are kept for the backward pass even with `model.remat = full`.
+"""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from research.config import Experiment
+from research.errors import InputError
+from research.objectives import Batch
+from research.sharding import Layout
+from research.training.partition import partition
+from research.training.state import TrainState
+
+ARRAYS = len(Batch._fields) - 1  # of a batch, 4 bytes for each place; the source side counts for itself
+CGROUP = Path("/sys/fs/cgroup/memory.max")  # of a container
+
+
+def check(experiment: Experiment, layout: Layout, state: TrainState, frozen: frozenset[str]) -> None:
+    """Raises InputError with the bytes that a device needs and has, if a resolved experiment cannot fit.
+
+    Args:
+      state: shapes, types and shardings.
+      frozen: paths of the parameters that are not trained.
+    """
+    available = device_memory()
+    parts = {
+        "parameters": per_device(state.params),
+        "optimizer state": per_device(state.optimizer_state),
+        "gradients": per_device(partition(state.params, frozen)[0]),
+        "activations": _activations(experiment, layout),
+    }
+    needed = sum(parts.values())
+    if available is not None and needed > available:
+        listed = ", ".join(f"{name} {_shown(value)}" for name, value in parts.items())
+        raise InputError(
+            f"the run needs at least {_shown(needed)} ({needed:,} bytes) on a device that has {_shown(available)}: "
+            f"{listed}; make model.width, model.depth, data.length or data.batch smaller, step.accumulation larger, or "
+            "split it over more devices (mesh.fsdp)"
+        )
+
+
+def per_device(tree: Any) -> int:
+    """Bytes on one device of a tree of shapes with shardings."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def device_memory() -> int | None:
+    """Bytes that a device can have; None where it is not known. CPU devices of a process share the machine's."""
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        return _machine() // jax.local_device_count()
+    limit = (device.memory_stats() or {}).get("bytes_limit")
+    return None if limit is None else int(limit)
+
+
+def _machine() -> int:
+    """Bytes of memory of this machine, or of the container."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = CGROUP.read_text(encoding="ascii").strip() if CGROUP.exists() else "max"
+    return min(whole, int(limit)) if limit.isdigit() else whole
+
+
+def _activations(experiment: Experiment, layout: Layout) -> int:
+    """Bytes on one device of a batch, and of the inputs of all layers for a microbatch."""
+    model, data, step = experiment.model, experiment.data, experiment.step
+    width = 2 if step.compute_dtype == "bfloat16" else 4
+    source = (data.source_length or data.length) if model.encoder_depth else 0
+    rows = data.batch // layout.extent("batch")
+    places = data.length * model.depth + source * model.encoder_depth
+    split = layout.extent("residual_length") * step.accumulation
+    batch = rows * (data.length + source) * ARRAYS * 4
+    return batch + rows * places * model.width * width // split
+
+
+def _shown(size: float) -> str:
+    return f"{size / 2**30:,.1f} GiB"
