@@ -139,7 +139,7 @@ def test_a_copied_folder_does_not_use_the_packages_of_the_first(machine, clone, 
     machine.start()
     copy = clone.parent / "copy"
     shutil.copytree(clone, copy)
-    assert Machine(copy, monkeypatch).start() == [str(copy)]
+    assert Machine(copy, monkeypatch).start() == [f"{copy}[{COMMON}]"]
 
 
 def test_an_interrupted_installation_is_begun_anew(machine, clone):
@@ -151,7 +151,7 @@ def test_an_interrupted_installation_is_begun_anew(machine, clone):
     with pytest.raises(KeyboardInterrupt):
         machine.start("test")
     machine.during_pip = lambda: 0
-    assert machine.start() == ["venv", f"{clone}[tpu]"]  # although a base was complete before
+    assert machine.start() == ["venv", f"{clone}[{COMMON},tpu]"]  # although a base was complete before
     assert machine.start() == []
 
 
@@ -166,7 +166,7 @@ def test_a_failed_installation_is_told_and_begun_anew(machine, clone):
 def test_an_environment_made_by_hand_is_kept(machine, clone):
     machine.module.PYTHON.parent.mkdir(parents=True)
     machine.module.PYTHON.touch()
-    assert machine.start() == [str(clone)]
+    assert machine.start() == [f"{clone}[{COMMON}]"]
 
 
 def stub(folder: Path, name: str, script: str) -> None:
