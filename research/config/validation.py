@@ -44,48 +44,55 @@ def _wrong_values(experiment: Experiment) -> list[str]:
 def _wrong_together(experiment: Experiment) -> list[str]:
     """Fields that do not fit each other; each is right by itself."""
     model, data, schedule = experiment.model, experiment.data, experiment.schedule
-    kv_heads, accumulation = model.kv_heads or model.heads, experiment.step.accumulation
+    attention, positions, accumulation = model.attention, model.positions, experiment.step.accumulation
+    heads, kv_heads = attention.heads, attention.kv_heads or attention.heads
+    head_width = attention.head_width or model.width // heads
     longest = max(data.length, data.source_length or 0)
     names = [objective.name for objective in experiment.objectives]
     rows_only = [o.name for o in experiment.objectives if isinstance(o, Causal | Masked)]
     rules = [
         (
-            model.head_width > 0 or model.width % model.heads == 0,
-            "model.heads",
-            f"{model.heads} heads do not divide width {model.width}; choose a divisor or set model.head_width",
-        ),
-        (model.heads % kv_heads == 0, "model.kv_heads", f"{kv_heads} does not divide model.heads = {model.heads}"),
-        (
-            model.positions != "rotary" or (model.head_width or model.width // model.heads) % 2 == 0,
-            "model.head_width",
-            f"{model.head_width or model.width // model.heads} is odd; rotary positions rotate pairs",
+            attention.head_width > 0 or model.width % heads == 0,
+            "model.attention.heads",
+            f"{heads} heads do not divide width {model.width}; choose a divisor or set model.attention.head_width",
         ),
         (
-            model.positions != "learned"
-            or model.max_positions == 0
-            or longest + model.position_offset <= model.max_positions,
+            heads % kv_heads == 0,
+            "model.attention.kv_heads",
+            f"{kv_heads} does not divide model.attention.heads = {heads}",
+        ),
+        (
+            positions.kind != "rope" or head_width % 2 == 0,
+            "model.attention.head_width",
+            f"{head_width} is odd; rope rotates pairs",
+        ),
+        (
+            positions.kind != "learned"
+            or positions.max_length == 0
+            or longest + positions.offset <= positions.max_length,
             "data.length",
-            f"{longest} is longer than the model's {model.max_positions - model.position_offset} learned positions",
+            f"{longest} is longer than the model's {positions.max_length - positions.offset} learned positions",
         ),
         (
-            model.positions != "relative" or model.relative_distance > model.relative_buckets // 2,
-            "model.relative_distance",
-            f"{model.relative_distance} must be above half of model.relative_buckets = {model.relative_buckets}",
+            positions.kind != "relative" or positions.max_distance > positions.buckets // 2,
+            "model.positions.max_distance",
+            f"{positions.max_distance} must be above half of model.positions.buckets = {positions.buckets}",
         ),
         (
-            model.rotary_scaling is None or model.rotary_scaling.low_frequency < model.rotary_scaling.high_frequency,
-            "model.rotary_scaling.low_frequency",
-            "must be below model.rotary_scaling.high_frequency",
+            positions.scaling is None or positions.scaling.low_frequency < positions.scaling.high_frequency,
+            "model.positions.scaling.low_frequency",
+            "must be below model.positions.scaling.high_frequency",
         ),
-        (model.norm == "layernorm" or not model.norm_bias, "model.norm_bias", "rmsnorm has no bias"),
+        (model.norm.kind == "layernorm" or not model.norm.bias, "model.norm.bias", "rmsnorm has no bias"),
         (
-            model.bits == 32 or (model.lora is not None and experiment.initialize_from is not None),
-            "model.bits",
-            f"{model.bits}-bit kernels are not trained: they need model.lora, and initialize_from for their values",
+            model.quantization_bits == 32 or (model.lora is not None and experiment.initialize_from is not None),
+            "model.quantization_bits",
+            f"{model.quantization_bits}-bit kernels are not trained: they need model.lora, and initialize_from for "
+            "their values",
         ),
         (
-            model.attention != "cudnn" or experiment.step.compute_dtype == "bfloat16",
-            "model.attention",
+            attention.implementation != "cudnn" or experiment.step.compute_dtype == "bfloat16",
+            "model.attention.implementation",
             "cudnn computes in 16 bits; set step.compute_dtype to bfloat16",
         ),
         (len(set(names)) == len(names), "objectives", f"names must differ, not {names}; give each a name"),

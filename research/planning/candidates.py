@@ -49,7 +49,9 @@ def _variants(experiment: Experiment, topology: Topology) -> Iterator[Experiment
     chips, rows = topology.chips, experiment.data.batch
     model, lengths = experiment.model, [experiment.data.length, experiment.data.source_length or 0]
     tensors = [
-        size for size in (1, 2, 4, 8) if not any(s % size for s in (model.heads, model.mlp_width, model.vocabulary))
+        size
+        for size in (1, 2, 4, 8)
+        if not any(s % size for s in (model.attention.heads, model.mlp.width, model.vocabulary))
     ]
     for tensor, context in itertools.product(tensors, (1, 2, 4, 8)):
         inner = tensor * context
@@ -89,12 +91,14 @@ def rough(experiment: Experiment, topology: Topology, parameters: int) -> Rough:
     temporary = gradients + gathered + layers * kept[model.remat] + kept["none"] + logits
 
     work = data.batch * train_flops(model, data) * (1 + RECOMPUTED[model.remat]) / topology.chips / chip.flops
-    scores = 40 * tokens * data.length * model.heads / mesh.tensor * layers * step.accumulation / chip.bandwidth
+    scores = (
+        40 * tokens * data.length * model.attention.heads / mesh.tensor * layers * step.accumulation / chip.bandwidth
+    )
     speed = chip.link * LINK_SHARE * max(1, 2 * chip.dimensions)
     passes = 3 if model.remat == "full" else 2
     weights = step.accumulation * parameters / mesh.tensor * width * (passes + 1) * (mesh.fsdp - 1) / mesh.fsdp
     sums = step.accumulation * 4 * parameters / shard * 2 * (mesh.data * mesh.context > 1)
-    keys = 2 * model.kv_heads * model.head_width / mesh.tensor * width * tokens * (mesh.context - 1)
+    keys = 2 * model.attention.kv_heads * model.attention.head_width / mesh.tensor * width * tokens * (mesh.context - 1)
     gathers = step.accumulation * layers * passes * keys
     stream = step.accumulation * layers * 4 * passes * tokens * model.width * width * (mesh.tensor > 1)
     across = 4 * parameters / shard * 2 / chip.network * (topology.slices > 1)
@@ -105,11 +109,14 @@ def _kept(model: Model, length: int, remat: str, tensor: int) -> float:
     """Bytes per token and layer, of 2 bytes an element, that are kept for the backward pass."""
     if remat == "full":
         return 2 * model.width
-    products = 2 * model.width * 2 + 2 * (model.heads + 2 * model.kv_heads) * model.head_width / tensor
-    products += 2 * model.mlp_width * (2 if model.gated else 1) / tensor
+    products = (
+        2 * model.width * 2
+        + 2 * (model.attention.heads + 2 * model.attention.kv_heads) * model.attention.head_width / tensor
+    )
+    products += 2 * model.mlp.width * (2 if model.mlp.gated else 1) / tensor
     if remat == "dots":
         return products + 2 * model.width
-    return 2 * products + 8 * model.width + 10 * length * model.heads / tensor
+    return 2 * products + 8 * model.width + 10 * length * model.attention.heads / tensor
 
 
 def _divisors(number: int) -> list[int]:

@@ -29,17 +29,21 @@ def train_flops(model: Model, data: Data) -> float:
     Attention counts every query-key pair of the row (no causal halving), as in PaLM's appendix B; embeddings, norms and
     recomputation count nothing.
     """
-    head, length = model.head_width, data.length
+    head, length = model.attention.head_width, data.length
     source = (data.source_length or length) if model.encoder_depth else 0
-    attention = 2 * model.width * head * (model.heads + model.kv_heads)  # parameters of query, key, value, out
-    mlp = model.width * model.mlp_width * (3 if model.gated else 2)
-    pairs = 2 * model.heads * head  # multiplications of a query-key pair: its score, and its share of the value
+    attention = (
+        2 * model.width * head * (model.attention.heads + model.attention.kv_heads)
+    )  # parameters of query, key, value, out
+    mlp = model.width * model.mlp.width * (3 if model.mlp.gated else 2)
+    pairs = (
+        2 * model.attention.heads * head
+    )  # multiplications of a query-key pair: its score, and its share of the value
     decoder = length * (attention + mlp) + length * length * pairs
     if source:
-        query = 2 * model.width * head * model.heads
+        query = 2 * model.width * head * model.attention.heads
         decoder += length * query + source * (attention - query) + length * source * pairs
     encoder = source * (attention + mlp) + source * source * pairs
-    head_product = length * model.width * (model.vocabulary + (model.width if model.head_transform else 0))
+    head_product = length * model.width * (model.vocabulary + (model.width if model.head.transform else 0))
     return 3 * 2 * (model.depth * decoder + model.encoder_depth * encoder + head_product)
 
 

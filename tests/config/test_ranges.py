@@ -7,14 +7,14 @@ from typing import Any, get_args, get_origin, get_type_hints
 import pytest
 
 from research import config
-from research.config import Causal, Data, Experiment, Lora, Model, Optimizer, RotaryScaling, Schedule, Step
+from research.config import Causal, Data, Experiment, Lora, Model, Optimizer, RopeScaling, Schedule, Step
 from research.config.ranges import RANGES, Range, out_of_range
 from research.config.validation import validate
 from research.errors import InputError
 
 OBJECTIVES = (Causal(), config.Masked(), config.SpanCorruption(), config.Prefix(), config.TextToText())
 EVERYTHING = Experiment(
-    model=Model(rotary_scaling=RotaryScaling(), lora=Lora()),
+    model=Model(positions=Positions(scaling=RopeScaling()), lora=Lora()),
     objectives=OBJECTIVES,
 )
 
@@ -76,7 +76,7 @@ def test_what_is_outside_is_refused_with_field_value_and_range(path):
     "experiment",
     [
         Experiment(model=Model(initial_scale=-1.0)),
-        Experiment(model=Model(rotary_theta=0.0)),
+        Experiment(model=Model(positions=Positions(theta=0.0))),
         Experiment(model=Model(depth=100_000)),
         Experiment(optimizer=Optimizer(clip=math.inf)),
         Experiment(optimizer=Optimizer(learning_rate=math.inf)),
