@@ -14,17 +14,8 @@ from research.config.experiment import (
     Step,
 )
 from research.config.model import Lora, Model, RotaryScaling, resolve
-from research.config.objectives import (
-    Causal,
-    Instruction,
-    Masked,
-    Objective,
-    Prefix,
-    SpanCorruption,
-    Stream,
-    TextToText,
-)
 from research.config.storage import from_dict, load, save, to_dict, typed
+from research.objectives import Causal, Instruction, Masked, Objective, Prefix, SpanCorruption, TextToText
 
 __all__ = [
     "Causal",
@@ -47,7 +38,6 @@ __all__ = [
     "Schedule",
     "SpanCorruption",
     "Step",
-    "Stream",
     "TextToText",
     "from_dict",
     "load",

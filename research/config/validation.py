@@ -6,7 +6,7 @@ What depends on the tokenizer is checked in `data.open`, what depends on the dev
 import dataclasses
 from typing import Any, get_type_hints
 
-from research.config import Causal, Experiment, Masked, SpanCorruption, typed
+from research.config import Experiment, storage, typed
 from research.errors import InputError
 
 
@@ -20,8 +20,9 @@ def validate(experiment: Experiment) -> None:
 def _wrong_types(tree: Any, path: str) -> list[str]:
     """A config file is not type-checked by Python: `objectives=Causal()` instead of `(Causal(),)` shows here."""
     wrong = []
-    for name, kind in get_type_hints(type(tree)).items():
-        value, here = getattr(tree, name), f"{path}{name}"
+    kinds = get_type_hints(type(tree))
+    for name in [field.name for field in dataclasses.fields(tree)]:
+        value, kind, here = getattr(tree, name), kinds[name], f"{path}{name}"
         try:
             typed(value, kind)
         except ValueError as error:
@@ -79,20 +80,12 @@ def _wrong_values(experiment: Experiment) -> list[str]:
         (len(experiment.objectives) > 0, "objectives", "at least one is needed"),
         (experiment.seed >= 0, "seed", f"{experiment.seed} must be at least 0"),
     ]
+    wrong = [f"{name}: {message}" for holds, name, message in rules if not holds]
     for number, objective in enumerate(experiment.objectives):
-        here = f"objectives.{number}"
-        rules += [
-            (objective.rate > 0, f"{here}.rate", f"{objective.rate} must be positive"),
-            (objective.weight > 0, f"{here}.weight", f"{objective.weight} must be positive"),
-        ]
-        if isinstance(objective, Masked):
-            rate = objective.mask_rate
-            rules.append((0 < rate < 1, f"{here}.mask_rate", f"{rate} is not between 0 and 1"))
-        if isinstance(objective, SpanCorruption):
-            rate, span = objective.noise_rate, objective.mean_span
-            rules.append((0 < rate < 1, f"{here}.noise_rate", f"{rate} is not between 0 and 1"))
-            rules.append((span >= 1, f"{here}.mean_span", f"{span} must be at least 1"))
-    return [f"{name}: {message}" for holds, name, message in rules if not holds]
+        wrong += [f"objectives.{number}.{field}: {message}" for field, message in objective.problems()]
+        unknown = storage.not_importable(objective)
+        wrong += [f"objectives.{number}: {unknown}"] if unknown else []
+    return wrong
 
 
 def _wrong_together(experiment: Experiment) -> list[str]:
@@ -101,7 +94,7 @@ def _wrong_together(experiment: Experiment) -> list[str]:
     kv_heads, accumulation = model.kv_heads or model.heads, experiment.step.accumulation
     longest = max(data.length, data.source_length or 0)
     names = [objective.name for objective in experiment.objectives]
-    rows_only = [o.name for o in experiment.objectives if isinstance(o, Causal | Masked)]
+    rows_only = [objective.name for objective in experiment.objectives if not objective.has_source]
     rules = [
         (
             model.head_width > 0 or model.width % model.heads == 0,

@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from research.evaluation import metrics, statistics
+from research.evaluation.items import Outcome
 from research.evaluation.statistics import Estimate
 from research.evaluation.suite import Result, without_nan
-from research.inference.requests import Outcome
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Comparison:
 
     task: str
     metric: str
-    first: str  # checkpoint and manner
+    first: str  # checkpoint and prompt format
     other: str
     kind: str  # exact or pseudo, of both
     shots: int
@@ -31,8 +31,8 @@ class Comparison:
 def compare(first: Result, other: Result, theirs: Sequence[Outcome], ours: Sequence[Outcome]) -> tuple[Comparison, ...]:
     """Two results on one task, metric by metric: `theirs` are the outcomes of `first`, `ours` those of `other`."""
     assert (first.task, first.kind) == (other.task, other.kind), "only scores of one kind are compared"
-    same = first.manner == other.manner
-    names = [one.checkpoint if same else f"{one.checkpoint} as {one.manner}" for one in (first, other)]
+    same = first.prompt_format == other.prompt_format
+    names = [one.checkpoint if same else f"{one.checkpoint} as {one.prompt_format}" for one in (first, other)]
 
     def each(name: str) -> Comparison:
         gain = statistics.difference(metrics.sums(name, ours), metrics.sums(name, theirs))

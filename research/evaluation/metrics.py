@@ -18,8 +18,9 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
+from research.evaluation.items import Outcome
 from research.evaluation.statistics import Aggregate, Sums, ratio
-from research.inference.requests import Outcome, Scorable
+from research.inference.requests import Scorable
 
 Rows = Float[np.ndarray, "items sums"]
 
