@@ -59,7 +59,7 @@ def _objective_to_dict(objective: Objective) -> dict[str, Any]:
 
 def _objective_from_dict(tree: dict[str, Any]) -> Objective:
     fields = dict(tree)
-    kind = _class(fields.pop(TAG))
+    kind = objective_class(fields.pop(TAG))
     made: Objective = make_dict_structure_fn(kind, _converter, _cattrs_forbid_extra_keys=True)(fields, kind)
     return made
 
@@ -75,14 +75,14 @@ def not_importable(objective: Objective) -> str | None:
     try:
         # a config file's own module, and __main__, are not on the path of a process that loads the experiment
         known = kind.__module__ in sys.modules and PathFinder.find_spec(kind.__module__.partition(".")[0]) is not None
-        if known and _class(class_name(kind)) is kind:
+        if known and objective_class(class_name(kind)) is kind:
             return None
     except (KeyError, ValueError):
         pass
     return f"{kind.__qualname__} cannot be imported from {kind.__module__!r}; define it in a module on PYTHONPATH"
 
 
-def _class(name: str) -> type[Objective]:
+def objective_class(name: str) -> type[Objective]:
     """The inverse of `class_name`. Raises KeyError for a name without a module, ValueError if it leads nowhere."""
     if name in _NAMES:
         return _NAMES[name]

@@ -48,7 +48,8 @@ def _sample(lm: LanguageModel, objective: Objective, ids: list[int]) -> list[tup
         candidates = lm.fill(left + MASK + right, objective=objective.name)[0]
         listed = ", ".join(f"{candidate.token!r} {candidate.probability:.2f}" for candidate in candidates)
         shown = [(left, GIVEN), (MASK, PLAIN), (right, GIVEN), ("\n→ ", PLAIN), (listed, MADE)]
-        return [*shown, (f" (there stood {lm.tokenizer.pieces(ids[asked.start : asked.end])[0]!r})", PLAIN)]
+        there = "".join(lm.tokenizer.pieces(ids[asked.start : asked.end]))
+        return [*shown, (f" (there stood {there!r})", PLAIN)]
     if asked.request == "infill":
         made = lm.infill(left, right, INFILLED, objective.name)
         there = f" (there stood {text(asked.start, asked.end)!r})"

@@ -14,12 +14,12 @@ from rich.console import Console
 from research import config
 from research.evaluation import baselines, comparison, metrics, result_files, suite, tasks
 from research.evaluation.answer_cache import Cache
-from research.evaluation.items import Outcome
+from research.evaluation.items import Item, Outcome
 from research.evaluation.suite import EvaluatedModel
 from research.evaluation.tasks import Questions
 from research.inference import language_model, scoring
 from research.inference.requests import Continuation, Score
-from tests.evaluation.shared import TOKENIZER, model
+from tests.evaluation.shared import OBJECTIVES, TOKENIZER, model
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +111,22 @@ def test_what_a_model_cannot_do_is_not_applicable(checkpoint, tmp_path):
     assert suite.answer(evaluated(checkpoint, tmp_path, 1), infill) is not None
     result, outcomes = suite.ask(evaluated(checkpoint, tmp_path, 0), infill, baseline=lambda: pytest.fail("not needed"))
     assert outcomes is None and result.measured == () and result.note == "the model was not trained to do this"
+
+
+@pytest.mark.parametrize(
+    ("objective", "encoder_depth"),
+    [(objective, 0) for objective in OBJECTIVES] + [(objective, 2) for objective in OBJECTIVES if objective.has_source],
+)
+def test_a_language_model_gives_the_score_of_the_evaluator(objective, encoder_depth, copying, tmp_path):
+    lm = replace(model(encoder_depth=encoder_depth), objectives=(objective,))
+    for context, text in (("The cat ", "sat"), ("", " sat on it"), ("far too long for this model " * 4, " sat")):
+        item = Item("0", (Continuation(context, text),))
+        (outcome,) = suite.answer(evaluated(lm, tmp_path), replace(copying, items=(item,)))
+        (expected,), found = outcome.scores, lm.score(context, text)
+        assert found.log_probabilities.tolist() == expected.log_probabilities.tolist()
+        assert (found.kind, found.greedy, found.truncated) == (expected.kind, expected.greedy, expected.truncated)
+        assert len(found.tokens) == len(found.log_probabilities) and found.total == expected.log_probability
+        assert (found.truncated > 0) == (len(context) > 64)
 
 
 def test_what_does_not_fit_is_not_applicable_and_says_why(checkpoint, copying, tmp_path):

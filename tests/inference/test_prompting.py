@@ -98,11 +98,10 @@ def test_span_corruption_is_asked_through_a_sentinel():
 
 
 def test_both_sides_are_cut_towards_the_text():
-    example, cut = one(
-        prompt_format(config.SpanCorruption(), length=64, source_length=8), Infill("abcdef", "ghijkl", "x")
-    )
+    how = prompt_format(config.SpanCorruption(), length=64, source_length=8)
+    example, cut = one(how, Infill("abcdef", "ghijkl", "x"))
     assert shown(example.source) == "def*ghi>" and cut == 6
-    example, cut = one(prompt_format(config.SpanCorruption(), length=64, source_length=8), Infill("abcdef", "g", "x"))
+    example, cut = one(how, Infill("abcdef", "g", "x"))
     assert shown(example.source) == "bcdef*g>" and cut == 1
 
 
