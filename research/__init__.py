@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 def load(path: str) -> "LanguageModel":
     """Loads a run folder (RUN@STEP: a step that is not the last), a Hugging Face folder or hub name, or a GGUF file;
-    see `research.inference.language_model`."""
-    from research.inference import language_model  # only now, so that `import research` does not wait for JAX
+    see `research.runs.loading`."""
+    from research.runs import loading  # only now, so that `import research` does not wait for JAX
 
-    return language_model.load(path)
+    return loading.load(path)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from research.config import Causal
 from research.errors import InputError
 from research.inference.language_model import LanguageModel
 
@@ -23,7 +22,7 @@ class Lens:
 
 def lens(lm: LanguageModel, text: str) -> Lens:
     """Reads a text from left to right. Raises InputError if the model was not trained with a causal objective."""
-    causal = [objective.name for objective in lm.objectives if isinstance(objective, Causal)]
+    causal = [objective.name for objective in lm.objectives if objective.visibility == "causal"]
     if not causal:
         raise InputError("the lens reads what a causal model would say next; this one was not trained with Causal")
     example = lm.example(text, causal[0])

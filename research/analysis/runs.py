@@ -10,6 +10,7 @@ from typing import Any
 from research import config
 from research.config import Experiment
 from research.errors import InputError
+from research.evaluation import result_files
 from research.models import adapters
 from research.runs import log
 from research.training import flops
@@ -75,7 +76,7 @@ def _read(folder: Path, name: str) -> Run:
         facts=facts,
         records=log.read(folder / "metrics.jsonl"),
         result=_json(folder / "result.json"),
-        evaluations=_json(folder / "evaluation" / "results.json") or [],
+        evaluations=result_files.read(folder / "evaluation" / "results.json"),
     )
 
 

@@ -53,7 +53,7 @@ def _latest(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of the same questions to the same run, the answers of the last step."""
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for result in sorted(results, key=_step):
-        found[tuple(result[name] for name in ("task", "manner", "shots", "items"))] = result
+        found[tuple(result[name] for name in ("task", "prompt_format", "shots", "items"))] = result
     return list(found.values())
 
 
@@ -79,7 +79,7 @@ def _compared(task: str, metric: str, items: int, found: Sequence[Found]) -> Com
         scores.append(
             Scored(
                 run=number,
-                checkpoint=f"{result['checkpoint']}, {result['manner']}",
+                checkpoint=f"{result['checkpoint']}, {result['prompt_format']}",
                 value=f"{value:.3f} [{begin:.3f}, {end:.3f}]" if None not in bounds else f"{value:.3f}",
                 verdict=one["verdict"],
                 dot=place(value),

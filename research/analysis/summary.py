@@ -1,12 +1,13 @@
 """What a page says of runs in words: what was run, what was set, and samples."""
 
+import dataclasses
 from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
 from research import config
 from research.analysis.runs import Run
-from research.config import Experiment
+from research.config import Experiment, storage
 
 SAMPLES = 24  # steps of which samples are shown, at most
 Row = tuple[str, list[str]]  # a heading, and what each run has to say
@@ -98,11 +99,10 @@ def _leaves(tree: Any, path: str = "") -> dict[str, Any]:
 
 
 def _objective(fields: dict[str, Any]) -> str:
-    kind = fields["objective"]
-    defaults = vars(getattr(config, kind)())
-    return ", ".join(
-        [kind, *(f"{name} {value}" for name, value in fields.items() if defaults.get(name, value) != value)]
-    )
+    kind = storage.objective_class(fields[storage.TAG])
+    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+    changed = [f"{name} {value}" for name, value in fields.items() if defaults.get(name, value) != value]
+    return ", ".join([kind.__name__, *changed])
 
 
 def samples(run: Run) -> list[dict[str, Any]]:

@@ -12,8 +12,8 @@ from research import interop
 from research.benchmarks.pairs import Made, Measured
 from research.errors import InputError
 from research.evaluation import tasks
-from research.inference import prompting, scoring
-from research.inference.requests import Continuation, Item
+from research.evaluation.items import Item
+from research.inference.requests import Continuation
 from research.runtime import processes
 
 BATCHES = (1, 8, 32)  # of the harness, of which the fastest one is taken
@@ -24,10 +24,10 @@ def ours(checkpoint: str, data: tuple[Path, ...], task: str, items: int) -> Made
     """A unit of work is all the items."""
     processes.configure_jax()
     lm, asked = research.load(checkpoint), _items(data, task, items)
-    manner, requests = prompting.prompt_formats(lm, length=POSITIONS)[0], _requests(asked)
+    prompt_format, requests = lm.prompt_formats(length=POSITIONS)[0], _requests(asked)
 
     def run() -> list[float]:
-        found = dict(pair for done in scoring.score(lm, manner, requests) for pair in done.scores)
+        found = dict(pair for done in lm.score_requests(prompt_format, requests) for pair in done.scores)
         return [0.0 if score is None else score.log_probability for _, score in sorted(found.items())]
 
     return _made(run, len(asked))

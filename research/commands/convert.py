@@ -14,7 +14,7 @@ from rich.console import Console
 import research
 from research import config, interop
 from research.commands import command_line
-from research.config import Causal, Data, Experiment, Masked
+from research.config import Data, Experiment
 from research.data import cache
 from research.errors import InputError
 from research.inference.language_model import LanguageModel
@@ -65,11 +65,11 @@ def convert(source: str, folder: Path, options: Options) -> None:
 
 def _check_reading(lm: LanguageModel) -> None:
     """Raises InputError if `transformers` would let tokens see others than in training."""
-    kind = Masked if lm.config.norm.embedding else Causal
-    if lm.config.encoder_depth == 0 and not any(isinstance(objective, kind) for objective in lm.objectives):
-        trained = ", ".join(type(objective).__name__ for objective in lm.objectives)
+    needed = "bidirectional" if lm.config.norm.embedding else "causal"
+    if lm.config.encoder_depth == 0 and not any(objective.visibility == needed for objective in lm.objectives):
+        trained = ", ".join(f"{type(objective).__name__} ({objective.visibility})" for objective in lm.objectives)
         raise InputError(
-            f"transformers would read with this architecture as {kind.__name__} does, but it was trained with {trained}"
+            f"transformers would read with this architecture with {needed} attention, but it was trained with {trained}"
         )
 
 

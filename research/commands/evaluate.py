@@ -14,10 +14,10 @@ from research.commands import command_line
 from research.errors import InputError
 from research.evaluation import comparison, datasets, result_files, suite, tasks
 from research.evaluation.comparison import Comparison
-from research.evaluation.suite import Result, Subject
+from research.evaluation.items import Outcome
+from research.evaluation.suite import EvaluatedModel, Result
 from research.evaluation.tasks import TaskDataset
-from research.inference import language_model
-from research.inference.requests import Outcome
+from research.runs import loading
 from research.runtime import processes
 from research.training import checkpoint
 
@@ -43,9 +43,8 @@ class Options:
     data: tuple[Path, ...] = ()  # folders with the files of tasks
     shots: int | None = None  # worked examples before each question; not given: as many as the task says
     limit: int | None = None  # the first so many questions of each task
-    manner: str | None = (
-        None  # ask as the objective of this name; not given: as each kind that the model was trained on
-    )
+    # ask as the objective of this name; not given: as each kind that the model was trained on
+    prompt_format: str | None = None
     length: int | None = None  # places that a request may take; not given: as many as the model has positions
     untrained: bool = True  # also ask the model as it was before training, as a baseline
     out: Path | None = None  # for results, rows and answers; not given: `evaluation` in the run folder, or else here
@@ -66,7 +65,7 @@ def main(arguments: list[str]) -> None:
     processes.configure_jax()
     processes.initialize()
     console.quiet = not processes.is_main_process()
-    run = Path(language_model.run_folder(names[0])[0])
+    run = Path(loading.split_step(names[0])[0])
     out = options.out or (run if options.watch or checkpoint.steps(run) else Path()) / "evaluation"
     if options.watch:
         if processes.is_distributed():
@@ -105,11 +104,11 @@ def evaluate(
     found: list[Comparison] = []
     answered: list[tuple[Result, list[Outcome]]] = []
     for name, title in zip(names, titles(names), strict=True):
-        model = language_model.load(name)
-        for subject in suite.subjects(title, model, out / "answers", options.manner, options.length):
-            null = suite.untrained(subject, out / "answers") if options.untrained else None
+        model = loading.load(name)
+        for evaluated in suite.evaluated_models(title, model, out / "answers", options.prompt_format, options.length):
+            baseline = suite.untrained(evaluated, out / "answers") if options.untrained else None
             for one in chosen:
-                result, outcomes = ask(subject, null, one, console)
+                result, outcomes = ask(evaluated, baseline, one, console)
                 results.append(result)
                 if outcomes is not None:
                     if processes.is_main_process():
@@ -127,12 +126,10 @@ def titles(names: Sequence[str]) -> list[str]:
     """What each checkpoint is called: the last part of its path if that is enough, and the step of a run."""
     found = []
     for name in names:
-        path, step = language_model.run_folder(name)
+        path, step = loading.split_step(name)
         steps = checkpoint.steps(Path(path))
-        alike = [other for other in names if Path(language_model.run_folder(other)[0]).name == Path(path).name]
-        short = (
-            Path(path).name if len({language_model.run_folder(other)[0] for other in alike}) == 1 else path.strip("/")
-        )
+        alike = [other for other in names if Path(loading.split_step(other)[0]).name == Path(path).name]
+        short = Path(path).name if len({loading.split_step(other)[0] for other in alike}) == 1 else path.strip("/")
         found.append(short.replace("/", "-") + (f"@{step or steps[-1]}" if steps else ""))
     return found
 
@@ -140,8 +137,8 @@ def titles(names: Sequence[str]) -> list[str]:
 def against(
     answered: Sequence[tuple[Result, list[Outcome]]], result: Result, outcomes: Sequence[Outcome]
 ) -> tuple[Comparison, ...]:
-    """The result compared with the first checkpoint's, asked in the same manner if it was, else by the same kind of
-    score."""
+    """The result compared with the first checkpoint's, asked with the same prompt format if it was, else by the same
+    kind of score."""
     first = [
         (one, theirs)
         for one, theirs in answered
@@ -150,12 +147,12 @@ def against(
     ]
     if not first:
         return ()
-    one, theirs = next((pair for pair in first if pair[0].manner == result.manner), first[0])
+    one, theirs = next((pair for pair in first if pair[0].prompt_format == result.prompt_format), first[0])
     return comparison.compare(one, result, theirs, outcomes)
 
 
 def ask(
-    subject: Subject, null: Subject | None, one: TaskDataset, console: Console
+    evaluated: EvaluatedModel, baseline: EvaluatedModel | None, one: TaskDataset, console: Console
 ) -> tuple[Result, list[Outcome] | None]:
     """One checkpoint on one task, with a progress bar."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
@@ -167,8 +164,8 @@ def ask(
                 rows[of] = bar.add_task(of, total=1.0)
             bar.update(rows[of], completed=share)
 
-        before = None if null is None else lambda: suite.answer(null, one, progress)
-        return suite.ask(subject, one, before, progress)
+        before = None if baseline is None else lambda: suite.answer(baseline, one, progress)
+        return suite.ask(evaluated, one, before, progress)
 
 
 def watch(run: Path, chosen: Sequence[TaskDataset], options: Options, out: Path, console: Console) -> None:

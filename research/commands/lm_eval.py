@@ -16,9 +16,9 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 
 from research.errors import InputError
-from research.inference import batch_generation, language_model, prompting, scoring
 from research.inference.generation import Sampling
-from research.inference.requests import Continuation, Generation, Rolling, Scorable, Score
+from research.inference.requests import Continuation, Generation, Rolling, Scorable, Score, name
+from research.runs import loading
 from research.runtime import processes
 
 NEW_TOKENS = 256  # the harness' default for a task that does not say
@@ -30,7 +30,7 @@ class Research(LM):
 
     Args:
       checkpoint: its path.
-      manner: ask as this objective; None: the preferred one of those that the model was trained with.
+      prompt_format: ask as this objective; None: the preferred one of those that the model was trained with.
       length: places that a request may take; None: as many as the model has positions.
       batch_size, max_batch_size, device: the harness always gives these; batches and devices are chosen here.
     """
@@ -38,15 +38,15 @@ class Research(LM):
     def __init__(
         self,
         checkpoint: str,
-        manner: str | None = None,
+        prompt_format: str | None = None,
         length: int | None = None,
         batch_size: Any = None,
         max_batch_size: Any = None,
         device: Any = None,
     ) -> None:
         super().__init__()
-        self.model = language_model.load(checkpoint)
-        self.manner = prompting.prompt_formats(self.model, manner, length)[0]
+        self.model = loading.load(checkpoint)
+        self.prompt_format = self.model.prompt_formats(prompt_format, length)[0]
 
     @property
     def tokenizer_name(self) -> str:
@@ -62,19 +62,19 @@ class Research(LM):
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
         asked = [Generation(context, _sampling(settings)) for context, settings in (one.args for one in requests)]
         self._must_answer(asked)
-        found = dict(_flat(done.texts for done in batch_generation.write(self.model, self.manner, asked)))
+        found = dict(_flat(done.texts for done in self.model.generate_requests(self.prompt_format, asked)))
         return [found[number] for number in range(len(asked))]
 
     def _scores(self, requests: Sequence[Scorable]) -> list[Score]:
         self._must_answer(requests)
-        found = dict(_flat(done.scores for done in scoring.score(self.model, self.manner, requests)))
+        found = dict(_flat(done.scores for done in self.model.score_requests(self.prompt_format, requests)))
         return [found[number] for number in range(len(requests))]
 
     def _must_answer(self, requests: Sequence[Scorable | Generation]) -> None:
         for request in requests:
-            if not self.manner.can(request):
-                kind = type(request).__name__.lower()
-                raise InputError(f"asked as {self.manner.objective.name}, the model has no answer to a {kind}")
+            if not self.prompt_format.can(request):
+                asked = self.prompt_format.objective.name
+                raise InputError(f"asked as {asked}, the model has no answer to a {name(request)}")
 
 
 def _flat(parts: Iterable[Iterable[Any]]) -> Iterable[Any]:

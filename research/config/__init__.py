@@ -14,18 +14,9 @@ from research.config.experiment import (
     Step,
 )
 from research.config.model import MLP, Attention, Embedding, Head, Lora, Model, Norm, Positions, RopeScaling, resolve
-from research.config.objectives import (
-    Causal,
-    Instruction,
-    Masked,
-    Objective,
-    Prefix,
-    SpanCorruption,
-    Stream,
-    TextToText,
-)
 from research.config.storage import from_dict, load, save, to_dict, typed
 from research.config.tree import field_paths, get_field, replace_fields
+from research.objectives import Causal, Instruction, Masked, Objective, Prefix, SpanCorruption, TextToText
 
 __all__ = [
     "MLP",
@@ -54,7 +45,6 @@ __all__ = [
     "Schedule",
     "SpanCorruption",
     "Step",
-    "Stream",
     "TextToText",
     "field_paths",
     "from_dict",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from research.config.model import Model
-from research.config.objectives import Causal, Objective
+from research.objectives import Causal, Objective
 
 
 @dataclass(frozen=True)

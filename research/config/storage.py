@@ -1,27 +1,35 @@
 """Experiments as JSON: `save` and `load` keep one in a run folder."""
 
+import importlib
 import json
 import re
+import sys
+from importlib.machinery import PathFinder
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import cattrs
-from cattrs.strategies import configure_tagged_union
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
 from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
 from research.config.experiment import Experiment
-from research.config.objectives import Objective
 from research.config.upgrade import FORMAT, upgraded
 from research.errors import InputError
+from research.objectives import SHIPPED, Objective
 
+TAG = "objective"  # the field of a stored objective that names its class
+_NAMES = {kind.__name__: kind for kind in SHIPPED}
 _converter = cattrs.Converter(forbid_extra_keys=True)
-configure_tagged_union(Objective, _converter, tag_name="objective")
+_converter.register_unstructure_hook(Objective, lambda objective: _objective_to_dict(objective))
+_converter.register_structure_hook(Objective, lambda tree, _: _objective_from_dict(tree))
 for _plain in (bool, int, float, str, float | str):  # cattrs itself would turn 1.5 to 1 and "False" to True
     _converter.register_structure_hook(_plain, lambda value, kind: typed(value, kind))
 
 
 def to_dict(experiment: Experiment) -> dict[str, Any]:
-    """The tree as plain JSON types; an objective carries its class as `objective`."""
+    """The tree as plain JSON types; an objective carries its class as `objective`. Raises InputError if that is not
+    shipped and cannot be imported."""
     return _converter.unstructure(experiment)
 
 
@@ -41,6 +49,54 @@ def typed(value: Any, kind: Any) -> Any:
     except TypeCheckError as error:
         name = kind.__name__ if isinstance(kind, type) else re.sub(r"typing\.|research\.config\.", "", str(kind))
         raise ValueError(f"{value!r} is not {name}") from error
+
+
+def _objective_to_dict(objective: Objective) -> dict[str, Any]:
+    if wrong := not_importable(objective):
+        raise InputError(f"objective {objective.name!r}: {wrong}")
+    fields = make_dict_unstructure_fn(type(objective), _converter)(objective)
+    return {**fields, TAG: class_name(type(objective))}
+
+
+def _objective_from_dict(tree: dict[str, Any]) -> Objective:
+    fields = dict(tree)
+    kind = objective_class(fields.pop(TAG))
+    made: Objective = make_dict_structure_fn(kind, _converter, _cattrs_forbid_extra_keys=True)(fields, kind)
+    return made
+
+
+def class_name(kind: type[Objective]) -> str:
+    """How an objective's class is stored: by its name, or as MODULE:CLASS if it is not shipped."""
+    return kind.__name__ if _NAMES.get(kind.__name__) is kind else f"{kind.__module__}:{kind.__qualname__}"
+
+
+def not_importable(objective: Objective) -> str | None:
+    """Why the class of an objective could not be found again by its stored name; None: it can."""
+    kind = type(objective)
+    try:
+        # a config file's own module, and __main__, are not on the path of a process that loads the experiment
+        known = kind.__module__ in sys.modules and PathFinder.find_spec(kind.__module__.partition(".")[0]) is not None
+        if known and objective_class(class_name(kind)) is kind:
+            return None
+    except (KeyError, ValueError):
+        pass
+    return f"{kind.__qualname__} cannot be imported from {kind.__module__!r}; define it in a module on PYTHONPATH"
+
+
+def objective_class(name: str) -> type[Objective]:
+    """The inverse of `class_name`. Raises KeyError for a name without a module, ValueError if it leads nowhere."""
+    if name in _NAMES:
+        return _NAMES[name]
+    module, colon, path = name.partition(":")
+    if not colon:
+        raise KeyError(name)
+    try:
+        found = attrgetter(path)(importlib.import_module(module))
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{name} cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Objective)):
+        raise ValueError(f"{name} is not a class of objectives")
+    return found
 
 
 def _told(error: BaseException, kind: type | None) -> str:

@@ -7,7 +7,7 @@ depends on their memory in `training/memory.py`.
 import dataclasses
 from typing import Any, get_type_hints
 
-from research.config import Causal, Experiment, Masked, ranges, typed
+from research.config import Experiment, ranges, storage, typed
 from research.errors import InputError
 
 
@@ -21,8 +21,9 @@ def validate(experiment: Experiment) -> None:
 def _wrong_types(tree: Any, path: str) -> list[str]:
     """A config file is not type-checked by Python: `objectives=Causal()` instead of `(Causal(),)` shows here."""
     wrong = []
-    for name, kind in get_type_hints(type(tree)).items():
-        value, here = getattr(tree, name), f"{path}{name}"
+    kinds = get_type_hints(type(tree))
+    for name in [field.name for field in dataclasses.fields(tree)]:
+        value, kind, here = getattr(tree, name), kinds[name], f"{path}{name}"
         try:
             typed(value, kind)
         except ValueError as error:
@@ -38,7 +39,12 @@ def _wrong_types(tree: Any, path: str) -> list[str]:
 def _wrong_values(experiment: Experiment) -> list[str]:
     """Fields that are wrong by themselves."""
     wrong = [] if experiment.objectives else ["objectives: at least one is needed"]
-    return wrong + ranges.out_of_range(experiment)
+    wrong += ranges.out_of_range(experiment)
+    for number, objective in enumerate(experiment.objectives):
+        wrong += [f"objectives.{number}.{field}: {message}" for field, message in objective.problems()]
+        unknown = storage.not_importable(objective)
+        wrong += [f"objectives.{number}: {unknown}"] if unknown else []
+    return wrong
 
 
 def _wrong_together(experiment: Experiment) -> list[str]:
@@ -49,7 +55,7 @@ def _wrong_together(experiment: Experiment) -> list[str]:
     head_width = attention.head_width or model.width // heads
     longest = max(data.length, data.source_length or 0)
     names = [objective.name for objective in experiment.objectives]
-    rows_only = [o.name for o in experiment.objectives if isinstance(o, Causal | Masked)]
+    rows_only = [objective.name for objective in experiment.objectives if not objective.has_source]
     rules = [
         (
             attention.head_width > 0 or model.width % heads == 0,

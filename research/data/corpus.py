@@ -13,7 +13,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from research import config, objectives
+from research import objectives
 from research.config import Data, Experiment
 from research.data import cache, mixture, packing, sources, store, tokenizers
 from research.data.mixture import Mixture
@@ -21,7 +21,7 @@ from research.data.packing import DocumentRange, Plan, RowShape
 from research.data.records import DataSource
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
-from research.objectives import Batch, Vocabulary, span_corruption
+from research.objectives import Batch, Objective, Vocabulary
 from research.runtime import processes
 
 HELD_OUT = 0x68656C64  # begins the keys of held-out examples, which are the same for every seed
@@ -32,7 +32,7 @@ class HeldOut(Sequence[Batch]):
     """The held-out rows of an objective in an order that is random but always the same; the last batch is filled up
     with empty rows. A host has its `host_rows` of each."""
 
-    objective: config.Objective
+    objective: Objective
     plan: Plan
     vocabulary: Vocabulary
     shape: RowShape
@@ -106,7 +106,7 @@ class Corpus:
         plans = [(self.training.plans[place.objective], place.row) for place in self._places(step)]
         return [[(p.documents.store.meta["source"], piece.document) for piece in p.read(row)] for p, row in plans]
 
-    def held_out(self, objective: config.Objective, rows: Sequence[int] | None = None) -> Sequence[Batch]:
+    def held_out(self, objective: Objective, rows: Sequence[int] | None = None) -> Sequence[Batch]:
         """Batches of an objective's held-out documents, of which a host takes its `rows`."""
         plan, training = self.held_out_plans[objective.name], self.training
         batches = range(-(-plan.rows // training.batch_rows))
@@ -151,7 +151,8 @@ def open_corpus(experiment: Experiment, tokenizer: Tokenizer | None = None) -> C
     folder = processes.cache_folder(data.cache)
     shape = RowShape(data.length, data.source_length or data.length, model.encoder_depth > 0)
     mixture.cycle(tuple(objective.rate for objective in experiment.objectives))  # wrong rates show before the long work
-    tokenizer = _extended(tokenizer or _tokenizer(experiment, folder), experiment.objectives, shape)
+    longest = [packing.longest(objective, shape) for objective in experiment.objectives]
+    tokenizer = tokenizers.extend(tokenizer or _tokenizer(experiment, folder), experiment.objectives, longest)
     if 0 < model.vocabulary < tokenizer.size:
         raise InputError(f"model.vocabulary: {model.vocabulary} is smaller than the tokenizer's {tokenizer.size} ids")
 
@@ -162,7 +163,7 @@ def open_corpus(experiment: Experiment, tokenizer: Tokenizer | None = None) -> C
     plans: list[Plan] = []
     held_out: dict[str, Plan] = {}
     for objective in experiment.objectives:
-        objectives.require(objective, tokenizer.vocabulary, packing.longest(objective, shape))
+        objective.require(tokenizer.vocabulary, packing.longest(objective, shape))
         for_training, for_evaluation = _ranges(objective, data, prepared)
         plans.append(packing.plan(for_training, objective, shape))
         held_out[objective.name] = packing.plan(for_evaluation, objective, shape)
@@ -177,21 +178,13 @@ def _tokenizer(experiment: Experiment, folder: Path) -> Tokenizer:
     if spec == "characters":  # an alphabet is no statistic, so it covers held-out data too
         names = [data.source, data.held_out, *(objective.source for objective in experiment.objectives)]
         opened = [sources.open_source(name) for name in dict.fromkeys(names) if isinstance(name, str)]
-        prefixes = [o.prefix for o in experiment.objectives if isinstance(o, config.TextToText)]
+        prefixes = [objective.input_prefix for objective in experiment.objectives if objective.input_prefix]
         spec = _made(spec, folder, opened, prefixes, lambda: chain(*map(store.texts, opened), prefixes))
     elif spec.startswith("train:"):
         source = sources.open_source(data.source)
         held_out = data.held_out if isinstance(data.held_out, float) else None
         spec = _made(spec, folder, [source], held_out, lambda: store.training_texts(source, held_out))
     return tokenizers.load(spec)
-
-
-def _extended(tokenizer: Tokenizer, objectives: Sequence[config.Objective], shape: RowShape) -> Tokenizer:
-    spans = [o for o in objectives if isinstance(o, config.SpanCorruption)]
-    sentinels = max(
-        (span_corruption.counts(packing.longest(o, shape), o.noise_rate, o.mean_span)[1] for o in spans), default=0
-    )
-    return tokenizers.extend(tokenizer, objectives, sentinels)
 
 
 def _made(spec: str, folder: Path, read: list[DataSource], how: object, texts: Callable[[], Iterable[str]]) -> str:
@@ -201,11 +194,10 @@ def _made(spec: str, folder: Path, read: list[DataSource], how: object, texts: C
 
 
 def _ranges(
-    objective: config.Objective, data: Data, prepared: Callable[[str, str, float | None], store.Store]
+    objective: Objective, data: Data, prepared: Callable[[str, str, float | None], store.Store]
 ) -> tuple[DocumentRange, DocumentRange]:
     """The training and the held-out documents of an objective."""
-    prefix = objective.prefix if isinstance(objective, config.TextToText) else ""
-    name = objective.source or data.source
+    prefix, name = objective.input_prefix, objective.source or data.source
     if isinstance(data.held_out, str):
         whole, other = prepared(name, prefix, None), prepared(data.held_out, prefix, None)
         return DocumentRange(whole, 0, whole.documents), DocumentRange(other, 0, other.documents)

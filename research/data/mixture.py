@@ -13,10 +13,10 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
-from research import config, objectives
+from research import objectives
 from research.data.packing import Plan, RowShape
 from research.errors import InputError
-from research.objectives import Batch, Vocabulary
+from research.objectives import Batch, Objective, Vocabulary
 
 LONGEST_CYCLE = 1000
 IN_MEMORY = 1 << 18  # rows of an epoch
@@ -35,7 +35,7 @@ class RowPlace(NamedTuple):
 class Mixture:
     """The training rows of an experiment, endless."""
 
-    objectives: tuple[config.Objective, ...]
+    objectives: tuple[Objective, ...]
     plans: tuple[Plan, ...]
     vocabulary: Vocabulary
     shape: RowShape
@@ -62,12 +62,10 @@ class Mixture:
         return row(self.objectives[place.objective], self.plans[place.objective], key, self.vocabulary, self.shape)
 
 
-def row(
-    objective: config.Objective, plan: Plan, key: tuple[int, ...], vocabulary: Vocabulary, shape: RowShape
-) -> Batch:
+def row(objective: Objective, plan: Plan, key: tuple[int, ...], vocabulary: Vocabulary, shape: RowShape) -> Batch:
     """The row of a plan that the last integer of `key` names."""
     examples = [
-        objectives.example(objective, piece.parts, (*key, segment), vocabulary, shape.encoder_decoder)
+        objective.example(piece.parts, (*key, segment), vocabulary, shape.encoder_decoder)
         for segment, piece in enumerate(plan.read(key[-1]))
     ]
     return objectives.row(examples, shape.length, shape.source_length if shape.encoder_decoder else None)

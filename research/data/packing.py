@@ -15,13 +15,13 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from research import config, objectives
+from research.config import storage
 from research.data.cache import key, made
 from research.data.store import Store
 from research.errors import InputError
+from research.objectives import Objective
 
 FORMAT = 3  # of a stored plan
-PAIRS = (config.Instruction, config.TextToText)  # objectives whose documents have two parts
 SHORTEST = 8  # tokens: a walk does not cut a document into smaller pieces than this, where rows are long enough
 
 
@@ -116,7 +116,7 @@ class GreedyPacking:
 
     documents: DocumentRange
     shape: RowShape
-    objective: config.Objective
+    objective: Objective
     folder: Path
 
     @cached_property
@@ -158,21 +158,20 @@ class Filled(NamedTuple):
     offset: int
 
 
-def plan(documents: DocumentRange, objective: config.Objective, shape: RowShape) -> Plan:
+def plan(documents: DocumentRange, objective: Objective, shape: RowShape) -> Plan:
     """The plan of an objective over documents; one that must be walked is kept beside the store.
 
     Raises:
-      InputError: if documents are pairs and the objective is not text-to-text, or the other way round, if rows are too
+      InputError: if documents are pairs and the objective has no pairs, or the other way round, if rows are too
         short for the objective, or if there is nothing to predict.
     """
     source = documents.store.meta["source"]
-    pairs = isinstance(objective, PAIRS)
-    if (documents.store.parts == 2) != pairs:
-        needed = "pairs (two fields: #INPUT,OUTPUT)" if pairs else "documents (one field)"
+    if documents.store.parts != objective.parts:
+        needed = "pairs (two fields: #INPUT,OUTPUT)" if objective.parts == 2 else "documents (one field)"
         raise InputError(f"objective {objective.name!r} needs a source of {needed}, not {source!r}")
-    if isinstance(objective, config.Causal | config.Masked | config.Prefix) and not pairs and objective.mode is None:
+    if objective.chunked and objective.mode is None:
         length = min(shape.length, shape.source_length) if shape.encoder_decoder else shape.length
-        made: Plan = ChunkedPacking(documents, length, objectives.overlap(objective))
+        made: Plan = ChunkedPacking(documents, length, objective.overlap)
     else:
         made = _walk(documents, objective, shape)
     if made.rows == 0:
@@ -187,16 +186,16 @@ def tokens(documents: DocumentRange) -> int:
     return int(store.offsets[last * store.parts]) - int(store.offsets[first * store.parts])
 
 
-def longest(objective: config.Objective, shape: RowShape) -> int:
+def longest(objective: Objective, shape: RowShape) -> int:
     """The most tokens of a document that an empty row takes."""
-    if isinstance(objective, PAIRS):
+    if objective.parts == 2:
         return shape.length
     return len(_costs(objective, shape)[0]) - 1
 
 
-def truncated(documents: DocumentRange, objective: config.Objective, shape: RowShape) -> int:
+def truncated(documents: DocumentRange, objective: Objective, shape: RowShape) -> int:
     """How many pairs are too long for a row, and lose a part of their parts."""
-    if not isinstance(objective, PAIRS):
+    if objective.parts != 2:
         return 0
     store, first, last = documents
     sizes = np.diff(store.offsets[2 * first : 2 * last + 1]).reshape(-1, 2)
@@ -216,10 +215,10 @@ def fit(inputs: int, outputs: int, shape: RowShape, mode: bool) -> tuple[int, in
     return min(inputs, room - kept), kept
 
 
-def _walk(documents: DocumentRange, objective: config.Objective, shape: RowShape) -> GreedyPacking:
+def _walk(documents: DocumentRange, objective: Objective, shape: RowShape) -> GreedyPacking:
     store, first, last = documents
     same = replace(objective, name="", rate=1.0, weight=1.0, source=None)  # what does not change places
-    name = key(FORMAT, store.folder.name, first, last, repr(same), shape)
+    name = key(FORMAT, store.folder.name, first, last, storage.class_name(type(same)), repr(same), shape)
     walk = GreedyPacking(documents, shape, objective, store.folder.parent / f"plan-{name}")
     made(walk.folder, partial(_plan, walk))
     return walk
@@ -240,14 +239,14 @@ def _plan(walk: GreedyPacking, folder: Path) -> None:
     (folder / "plan.json").write_text(json.dumps({"padding": padding}) + "\n")
 
 
-def _filler(documents: DocumentRange, shape: RowShape, objective: config.Objective) -> Callable[[int, int], Filled]:
+def _filler(documents: DocumentRange, shape: RowShape, objective: Objective) -> Callable[[int, int], Filled]:
     """Fills a row that begins with a token of a document."""
-    if isinstance(objective, PAIRS):
+    if objective.parts == 2:
         return partial(_fill_with_pairs, documents, shape, objective)
     targets, sources = _costs(objective, shape)
     fits = [bisect_right(targets, room) - 1 for room in range(shape.length + 1)]
     source_fits = [bisect_right(sources, room) - 1 for room in range(shape.source_length + 1)]
-    bounds, last, overlap = documents.store.bounds, documents.last, objectives.overlap(objective)
+    bounds, last, overlap = documents.store.bounds, documents.last, objective.overlap
     shortest = max(overlap + 1, min(SHORTEST, (len(targets) - 1) // 2))
 
     def fill(document: int, offset: int) -> Filled:
@@ -273,26 +272,26 @@ def _filler(documents: DocumentRange, shape: RowShape, objective: config.Objecti
 
 
 def _fill_with_pairs(
-    documents: DocumentRange, shape: RowShape, objective: config.Objective, document: int, offset: int
+    documents: DocumentRange, shape: RowShape, objective: Objective, document: int, offset: int
 ) -> Filled:
-    """As many whole pairs as fit; `offset` is 0. One that is too long for a row loses the ends of its parts; but of
-    what precedes an answer in a conversation, the beginning."""
+    """As many whole pairs as fit; `offset` is 0. One that is too long for a row loses the ends of its parts; or
+    of its input the beginning, where the objective keeps the end."""
     room, source_room, mode = shape.length, shape.source_length, objective.mode is not None
     pieces: list[tuple[int, Spans]] = []
     while document < documents.last:
         first, middle, last = documents.store.bounds[2 * document : 2 * document + 3]
         inputs, outputs = fit(middle - first, last - middle, shape, mode)
-        left = room - (outputs if shape.encoder_decoder else inputs + outputs - 1 + mode)
-        source_left = source_room - (inputs + mode if shape.encoder_decoder else 0)
+        taken, source_taken = objective.places((inputs, outputs), shape.encoder_decoder)
+        left, source_left = room - taken, source_room - source_taken
         if min(left, source_left) < 0:
             break
-        begin = middle - first - inputs if isinstance(objective, config.Instruction) else 0
+        begin = middle - first - inputs if objective.keeps_input_end else 0
         pieces.append((document, ((begin, begin + inputs), (0, outputs))))
         room, source_room, document = left, source_left, document + 1
     return Filled(pieces, room, document, 0)
 
 
-def _costs(objective: config.Objective, shape: RowShape) -> tuple[list[int], list[int]]:
+def _costs(objective: Objective, shape: RowShape) -> tuple[list[int], list[int]]:
     """Places that a piece of 0, 1, 2, … tokens takes in a row and on its source side, as far as they fit.
 
     Raises:
@@ -300,11 +299,11 @@ def _costs(objective: config.Objective, shape: RowShape) -> tuple[list[int], lis
     """
     targets, sources = [0], [0]
     while True:
-        target, source = objectives.places(objective, len(targets), shape.encoder_decoder)
+        target, source = objective.places((len(targets),), shape.encoder_decoder)
         if target > shape.length or source > shape.source_length:
             break
         targets.append(target)
         sources.append(source)
-    if len(targets) - 1 < objectives.overlap(objective) + 2:
+    if len(targets) - 1 < objective.overlap + 2:
         raise InputError(f"rows of {shape.length} places are too short for objective {objective.name!r}")
     return targets, sources

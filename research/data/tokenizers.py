@@ -23,11 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from research import config
 from research.data import hub
 from research.data.tokenizer_backends import Bytes, Characters, HuggingFace, Integers, SentencePiece, TokenizerBackend
 from research.errors import InputError
-from research.objectives import Vocabulary
+from research.objectives import Objective, Vocabulary
 
 KINDS = {coder.kind: coder for coder in (Bytes, Characters, Integers, SentencePiece, HuggingFace)}
 SENTINELS = 100  # as many as T5 has
@@ -150,29 +149,32 @@ def make(spec: str, texts: Callable[[], Iterable[str]]) -> Tokenizer:
     return load(spec)
 
 
-def extend(tokenizer: Tokenizer, objectives: Sequence[config.Objective], sentinels: int = 0) -> Tokenizer:
+def extend(tokenizer: Tokenizer, objectives: Sequence[Objective], longest: Sequence[int] | None = None) -> Tokenizer:
     """Adds the special tokens that the objectives need and the tokenizer lacks, with ids after its last.
 
-    Sentinels are 100, or `sentinels` if that is more, and run downward as T5's do: on T5's file of 32,000 pieces
+    Args:
+      longest: tokens of each objective's longest piece, which decide how many sentinels there must be.
+
+    Sentinels are 100, or more if some piece needs more, and run downward as T5's do: on T5's file of 32,000 pieces
     `<extra_id_0>` is 32,099. Objectives whose outputs must end get an end-of-document token.
     """
     names, size = dict(tokenizer.names), tokenizer.size
     changes: dict[str, Any] = {"names": names}
-    spans = any(isinstance(o, config.SpanCorruption) for o in objectives)
+    needs = [o.needs(tokens) for o, tokens in zip(objectives, longest or [0] * len(objectives), strict=True)]
+    sentinels = max((one.sentinels for one in needs), default=0)
 
     def add(name: str) -> int:
         names[new := max(size, *(i + 1 for i in names), 0)] = name
         return new
 
-    if spans and not tokenizer.sentinels:
-        count = max(SENTINELS, sentinels)
-        added = [add(f"<extra_id_{number}>") for number in reversed(range(count))]
+    if sentinels and not tokenizer.sentinels:
+        added = [add(f"<extra_id_{number}>") for number in reversed(range(max(SENTINELS, sentinels)))]
         changes["sentinels"] = tuple(reversed(added))
-    if tokenizer.eos is None and any(isinstance(o, config.SpanCorruption | config.TextToText) for o in objectives):
+    if tokenizer.eos is None and any(one.eos for one in needs):
         changes["eos"] = add("<eos>")
-    if tokenizer.mask is None and any(isinstance(o, config.Masked) for o in objectives):
+    if tokenizer.mask is None and any(one.mask for one in needs):
         changes["mask"] = add("<mask>")
-    modes = dict.fromkeys(o.mode for o in objectives if o.mode is not None and o.mode not in tokenizer.modes)
+    modes = dict.fromkeys(mode for one in needs for mode in one.modes if mode not in tokenizer.modes)
     changes["modes"] = tokenizer.modes | {mode: add(mode) for mode in modes}
     return dataclasses.replace(tokenizer, **changes)
 

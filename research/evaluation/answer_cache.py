@@ -11,27 +11,28 @@ import jax
 import numpy as np
 import xxhash
 
+from research.inference.language_model import LanguageModel
 from research.inference.prompting import PromptFormat
 from research.inference.requests import Generation, Scorable, Score
-from research.inference.scoring import Model
 from research.runtime import processes
 
 Answer = Score | str
 
 
-def fingerprint(model: Model, manner: PromptFormat) -> str:
+def fingerprint(model: LanguageModel, prompt_format: PromptFormat) -> str:
     """Changes with everything that changes answers."""
     hashed = xxhash.xxh3_128()
     for path, leaf in jax.tree_util.tree_leaves_with_path(model.params):
         hashed.update(jax.tree_util.keystr(path).encode())
         hashed.update(np.asarray(leaf).tobytes())
-    asked = (model.config, manner.tokenizer.digest, manner.objective, manner.length, manner.source_length)
+    how = prompt_format
+    asked = (model.config, how.tokenizer.digest, how.objective, how.length, how.source_length)
     hashed.update(repr(asked).encode())
     return hashed.hexdigest()
 
 
 class Cache:
-    """The answers of one checkpoint, asked in one manner."""
+    """The answers of one checkpoint, asked with one prompt format."""
 
     def __init__(self, path: Path | None) -> None:
         """Reads what is there; without a path, answers are kept in memory alone. A last line that is not whole was

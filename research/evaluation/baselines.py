@@ -13,8 +13,9 @@ from dataclasses import replace
 import numpy as np
 
 from research.evaluation import metrics
+from research.evaluation.items import Outcome
 from research.evaluation.statistics import Sums
-from research.inference.requests import Outcome, Scorable, Score
+from research.inference.requests import Scorable, Score
 
 
 def equal_options(outcomes: Sequence[Outcome]) -> list[Outcome]:

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from research.evaluation import metrics, statistics
+from research.evaluation.items import Outcome
 from research.evaluation.statistics import Estimate
 from research.evaluation.suite import Result, without_nan
-from research.inference.requests import Outcome
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ def compare(
 ) -> tuple[Comparison, ...]:
     """Two results on one task, metric by metric, with the outcomes of each."""
     assert (first.task, first.kind) == (other.task, other.kind), "only scores of one kind are compared"
-    same = first.manner == other.manner
-    names = [one.checkpoint if same else f"{one.checkpoint} as {one.manner}" for one in (first, other)]
+    same = first.prompt_format == other.prompt_format
+    names = [one.checkpoint if same else f"{one.checkpoint} as {one.prompt_format}" for one in (first, other)]
 
     def each(name: str) -> Comparison:
         gain = statistics.difference(metrics.sums(name, other_outcomes), metrics.sums(name, first_outcomes))

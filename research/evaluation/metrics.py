@@ -19,8 +19,9 @@ import numpy as np
 from jaxtyping import Float
 
 from research.errors import requires
+from research.evaluation.items import Outcome
 from research.evaluation.statistics import Aggregate, Sums, ratio
-from research.inference.requests import Outcome, Scorable
+from research.inference.requests import Scorable
 
 Rows = Float[np.ndarray, "items sums"]
 

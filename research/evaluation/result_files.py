@@ -9,21 +9,24 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from research.evaluation.comparison import Comparison
+from research.evaluation.items import Outcome
 from research.evaluation.suite import Measured, Result
-from research.inference.requests import Outcome, Score
+from research.inference.requests import Score
 
-RESULT = ("checkpoint", "task", "manner", "shots", "items")  # what makes a result the same one again
+RESULT = ("checkpoint", "task", "prompt_format", "shots", "items")  # what makes a result the same one again
 COMPARISON = ("first", "other", "task", "metric", "shots", "items")
 
 
 def tables(results: Sequence[Result]) -> RenderableType:
-    """One table for each checkpoint and prompt format; scores of different kinds are never in one table."""
-    subjects = dict.fromkeys((result.checkpoint, result.manner, result.kind) for result in results)
-    return Group(*(_table(*one, [r for r in results if (r.checkpoint, r.manner, r.kind) == one]) for one in subjects))
+    """A table for each checkpoint and prompt format: scores of different kinds are never in one."""
+    together: dict[tuple[str, str, str], list[Result]] = {}
+    for result in results:
+        together.setdefault((result.checkpoint, result.prompt_format, result.kind), []).append(result)
+    return Group(*(_table(*title, rows) for title, rows in together.items()))
 
 
-def _table(checkpoint: str, manner: str, kind: str, results: Sequence[Result]) -> Table:
-    table = Table(title=f"{checkpoint}, {manner} prompt format: {kind} scores", title_justify="left")
+def _table(checkpoint: str, prompt_format: str, kind: str, results: Sequence[Result]) -> Table:
+    table = Table(title=f"{checkpoint}, asked as {prompt_format}: {kind} scores", title_justify="left")
     table.add_column("task", overflow="fold")
     table.add_column("n", justify="right")
     table.add_column("metric", overflow="fold")
@@ -85,11 +88,20 @@ def write_results(folder: Path, results: Sequence[Result], found: Sequence[Compa
         _merge(folder / "comparisons.json", [one.to_json() for one in found], COMPARISON)
 
 
+def read(path: Path) -> list[dict[str, Any]]:
+    """What `results.json` or `comparisons.json` holds; nothing, if there is none."""
+    entries: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    for entry in entries:
+        if "manner" in entry:  # as the field was called in files of older versions
+            entry["prompt_format"] = entry.pop("manner")
+    return entries
+
+
 def _merge(path: Path, new: Sequence[dict[str, Any]], identity: Sequence[str]) -> None:
     def key(entry: dict[str, Any]) -> tuple[Any, ...]:
         return tuple(entry[name] for name in identity)
 
-    old = json.loads(path.read_text()) if path.exists() else []
+    old = read(path)
     replaced = set(map(key, new))
     merged = [entry for entry in old if key(entry) not in replaced] + list(new)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,9 +111,9 @@ def _merge(path: Path, new: Sequence[dict[str, Any]], identity: Sequence[str]) -
 
 
 def write_rows(folder: Path, result: Result, outcomes: Sequence[Outcome]) -> None:
-    """One line for each item, in `rows/CHECKPOINT/FORMAT/TASK.jsonl`: the question, the right answer, and the model's
-    scores or output."""
-    path = folder / "rows" / result.checkpoint / result.manner / f"{result.label}.jsonl"
+    """One line for each item, in `rows/CHECKPOINT/PROMPT_FORMAT/TASK.jsonl`: what was asked, what was right,
+    and what the model made of it."""
+    path = folder / "rows" / result.checkpoint / result.prompt_format / f"{result.label}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         for number, outcome in enumerate(outcomes):

@@ -6,55 +6,38 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 
-from research import config, models, sharding
-from research.data.tokenizers import Tokenizer
+from research import models, sharding
 from research.errors import InputError
 from research.evaluation import baselines, metrics, statistics
 from research.evaluation.answer_cache import Cache, fingerprint
+from research.evaluation.items import Item, Outcome
 from research.evaluation.statistics import Estimate, Sums
 from research.evaluation.tasks import FOLDER, TaskDataset
-from research.inference import batch_generation, prompting, scoring
-from research.inference.prompting import PromptFormat
-from research.inference.requests import Continuation, Item, Outcome, Scorable, Score
-from research.inference.scoring import Model
-from research.models import Params
-from research.sharding import Layout
+from research.inference.language_model import LanguageModel
+from research.inference.prompting import PromptFormat, continuation_prompt
+from research.inference.requests import Continuation, Scorable, Score
 
 STOP_WORDS = frozenset((FOLDER / "stop_words.txt").read_text().split())
 Progress = Callable[[float, str], None]  # the share that is done, of what
 
 
-class Trained(Model, prompting.Trained, Protocol):
-    """A model, and what it was trained to do."""
-
-
 @dataclass(frozen=True)
-class Untrained:
-    """A model as it was before training."""
-
-    config: config.Model
-    params: Params
-    tokenizer: Tokenizer
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A checkpoint, asked in one manner."""
+class EvaluatedModel:
+    """A checkpoint, asked with one prompt format."""
 
     name: str  # as it is shown
-    model: Model
-    manner: PromptFormat
+    model: LanguageModel
+    prompt_format: PromptFormat
     cache: Cache
-    layout: Layout | None = None
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A metric with all that it takes to judge it."""
+    """A metric with all that it takes to assess it."""
 
     metric: str
     better: str
@@ -70,7 +53,7 @@ class Result:
 
     checkpoint: str
     task: str
-    manner: str
+    prompt_format: str  # the objective as which it was asked
     kind: str  # exact or pseudo
     shots: int
     items: int
@@ -95,59 +78,53 @@ def without_nan(tree: Any) -> Any:
     return json.loads(json.dumps(tree), parse_constant=lambda name: None if name == "NaN" else float(name))
 
 
-def subjects(
-    name: str,
-    model: Trained,
-    folder: Path,
-    manner: str | None = None,
-    length: int | None = None,
-    layout: Layout | None = None,
-) -> list[Subject]:
-    """A checkpoint in every manner in which it can be asked, the preferred one first.
+def evaluated_models(
+    name: str, model: LanguageModel, folder: Path | None, objective: str | None = None, length: int | None = None
+) -> list[EvaluatedModel]:
+    """A checkpoint in every prompt format in which it can be asked, the preferred one first.
 
     Args:
       name: as it is shown.
       model: the checkpoint.
-      folder: where answers are kept.
-      manner, length: see `asking.manners`.
-      layout: devices over which batches are split.
+      folder: where answers are kept; None: in memory alone.
+      objective, length: see `LanguageModel.prompt_formats`.
     """
-    return [
-        Subject(name, model, how, Cache(folder / f"{fingerprint(model, how)}.jsonl"), layout)
-        for how in prompting.prompt_formats(model, manner, length)
-    ]
+    return [_evaluated(name, model, how, folder) for how in model.prompt_formats(objective, length)]
 
 
-def untrained(subject: Subject, folder: Path | None) -> Subject:
+def untrained(evaluated: EvaluatedModel, folder: Path | None) -> EvaluatedModel:
     """The same model before training, with seed 0; without a folder, its answers are kept in memory alone."""
-    made, layout = subject.model.config, subject.layout
+    made, layout = evaluated.model.config, evaluated.model.layout
     shardings = None if layout is None else sharding.parameter_shardings(layout, models.axes(made))
     params = jax.jit(models.init, static_argnums=0, out_shardings=shardings)(made, jax.random.key(0))
-    model = Untrained(made, params, subject.model.tokenizer)
-    cache = Cache(folder and folder / f"{fingerprint(model, subject.manner)}.jsonl")
-    return Subject("untrained", model, subject.manner, cache, layout)
+    return _evaluated("untrained", replace(evaluated.model, params=params), evaluated.prompt_format, folder)
+
+
+def _evaluated(name: str, model: LanguageModel, prompt_format: PromptFormat, folder: Path | None) -> EvaluatedModel:
+    path = None if folder is None else folder / f"{fingerprint(model, prompt_format)}.jsonl"
+    return EvaluatedModel(name, model, prompt_format, Cache(path))
 
 
 def ask(
-    subject: Subject,
+    evaluated: EvaluatedModel,
     questions: TaskDataset,
-    null: Callable[[], list[Outcome] | None] | None,
+    baseline: Callable[[], list[Outcome] | None] | None,
     progress: Progress = lambda share, of: None,
 ) -> tuple[Result, list[Outcome] | None]:
-    """A checkpoint on a task, beside the outcomes of the model before training (`null`), which are needed only if the
-    checkpoint has an answer; else the second is None."""
+    """A checkpoint on a task, beside the outcomes of the model before training (`baseline`), which are needed only if
+    the checkpoint has an answer; else the second is None."""
     try:
-        outcomes = answer(subject, questions, progress)
+        outcomes = answer(evaluated, questions, progress)
     except InputError as error:
-        return not_applicable(subject, questions, str(error)), None
+        return not_applicable(evaluated, questions, str(error)), None
     if outcomes is None:
-        return not_applicable(subject, questions, "the model was not trained to do this"), None
-    before = null and null()
-    return measure(subject, questions, outcomes, {"untrained model": before} if before else {}), outcomes
+        return not_applicable(evaluated, questions, "the model was not trained to do this"), None
+    before = baseline and baseline()
+    return measure(evaluated, questions, outcomes, {"untrained model": before} if before else {}), outcomes
 
 
 def answer(
-    subject: Subject, questions: TaskDataset, progress: Progress = lambda share, of: None
+    evaluated: EvaluatedModel, questions: TaskDataset, progress: Progress = lambda share, of: None
 ) -> list[Outcome] | None:
     """The outcomes of a task's items, or None if the model has no answer to them.
 
@@ -155,13 +132,13 @@ def answer(
       InputError: if a text to be scored is longer than the model, or cannot be encoded.
     """
     task = questions.task
-    if not all(subject.manner.can(request) for item in questions.items for request in _requests(item)):
+    if not all(evaluated.prompt_format.can(request) for item in questions.items for request in _requests(item)):
         return None
     if task.kind == "generate":
-        return _written(subject, questions, progress)
-    forbidden = _stop_tokens(subject) if "greedy_without_stop_words" in task.metrics else ()
+        return _written(evaluated, questions, progress)
+    forbidden = _stop_tokens(evaluated) if "greedy_without_stop_words" in task.metrics else ()
     wanted = [request for item in questions.items for request in (*item.options, *item.neutral)]
-    known = _scores(subject, wanted, forbidden, lambda share: progress(share, f"{task.name}, {subject.name}"))
+    known = _scores(evaluated, wanted, forbidden, lambda share: progress(share, f"{task.name}, {evaluated.name}"))
     return [
         Outcome(item, tuple(known[one] for one in item.options), tuple(known[one] for one in item.neutral))
         for item in questions.items
@@ -173,28 +150,28 @@ def _requests(item: Item) -> tuple[Any, ...]:
 
 
 def _scores(
-    subject: Subject, wanted: Sequence[Scorable], forbidden: Sequence[int], progress: Callable[[float], None]
+    evaluated: EvaluatedModel, wanted: Sequence[Scorable], forbidden: Sequence[int], progress: Callable[[float], None]
 ) -> dict[Scorable, Score]:
     """Of each request, asked only if it is not in the cache."""
     distinct = list(dict.fromkeys(wanted))
-    new = [request for request in distinct if subject.cache.get(request, forbidden) is None]
-    for done in scoring.score(subject.model, subject.manner, new, forbidden, subject.layout):
-        subject.cache.put([(new[number], one) for number, one in done.scores if one is not None], forbidden)
+    new = [request for request in distinct if evaluated.cache.get(request, forbidden) is None]
+    for done in evaluated.model.score_requests(evaluated.prompt_format, new, forbidden):
+        evaluated.cache.put([(new[number], one) for number, one in done.scores if one is not None], forbidden)
         progress(done.share)
-    answers = ((request, subject.cache.get(request, forbidden)) for request in distinct)
+    answers = ((request, evaluated.cache.get(request, forbidden)) for request in distinct)
     return {request: one for request, one in answers if isinstance(one, Score)}
 
 
-def _written(subject: Subject, questions: TaskDataset, progress: Progress) -> list[Outcome]:
+def _written(evaluated: EvaluatedModel, questions: TaskDataset, progress: Progress) -> list[Outcome]:
     """What the model writes for each item, and how probable that is."""
     wanted = [item.generation for item in questions.items if item.generation is not None]
-    new = [request for request in dict.fromkeys(wanted) if subject.cache.get(request) is None]
-    for done in batch_generation.write(subject.model, subject.manner, new):
-        subject.cache.put((new[number], text) for number, text in done.texts)
-        progress(done.share, f"{questions.task.name}, {subject.name}")
-    outputs = [str(subject.cache.get(request)) for request in wanted]
+    new = [request for request in dict.fromkeys(wanted) if evaluated.cache.get(request) is None]
+    for done in evaluated.model.generate_requests(evaluated.prompt_format, new):
+        evaluated.cache.put((new[number], text) for number, text in done.texts)
+        progress(done.share, f"{questions.task.name}, {evaluated.name}")
+    outputs = [str(evaluated.cache.get(request)) for request in wanted]
     asked = [Continuation(request.context, text) for request, text in zip(wanted, outputs, strict=True)]
-    known = _scores(subject, [one for one in asked if one.text.strip()], (), lambda share: None)
+    known = _scores(evaluated, [one for one in asked if one.text.strip()], (), lambda share: None)
     return [
         Outcome(item, (known[one],) if one in known else (), output=_compared(text, questions.task.sentences))
         for item, one, text in zip(questions.items, asked, outputs, strict=True)
@@ -206,14 +183,17 @@ def _compared(output: str, sentences: int | None) -> str:
     return " ".join(parts[:sentences])
 
 
-def _stop_tokens(subject: Subject) -> tuple[int, ...]:
+def _stop_tokens(evaluated: EvaluatedModel) -> tuple[int, ...]:
     """Tokens that are a stop word by themselves."""
-    pieces = subject.model.tokenizer.pieces(range(subject.model.tokenizer.size))
+    pieces = evaluated.model.tokenizer.pieces(range(evaluated.model.tokenizer.size))
     return tuple(number for number, piece in enumerate(pieces) if piece.strip().lower() in STOP_WORDS)
 
 
 def measure(
-    subject: Subject, questions: TaskDataset, outcomes: Sequence[Outcome], others: Mapping[str, Sequence[Outcome]]
+    evaluated: EvaluatedModel,
+    questions: TaskDataset,
+    outcomes: Sequence[Outcome],
+    others: Mapping[str, Sequence[Outcome]],
 ) -> Result:
     """The task's metrics on the outcomes, beside `others` (an untrained model) and what needs no model."""
     task = questions.task
@@ -223,25 +203,27 @@ def measure(
     else:
         others["uniform bytes"] = baselines.uniform_bytes(outcomes)
     measured = tuple(_measure(name, outcomes, others) for name in task.metrics)
-    return replace(not_applicable(subject, questions, ""), measured=measured, truncated=_truncated(subject, outcomes))
+    return replace(
+        not_applicable(evaluated, questions, ""), measured=measured, truncated=_truncated(evaluated, outcomes)
+    )
 
 
 def _measure(name: str, outcomes: Sequence[Outcome], others: Mapping[str, Sequence[Outcome]]) -> Measured:
     metric, sums = metrics.METRICS[name], metrics.sums(name, outcomes)
     blind = baselines.without_question(outcomes) if metric.credit else {}
-    nulls = {**blind, **{other: metrics.sums(name, theirs) for other, theirs in others.items()}}
+    known = {**blind, **{other: metrics.sums(name, theirs) for other, theirs in others.items()}}
     chance = {"chance": metrics.sums(name, baselines.equal_options(outcomes))} if metric.chance else {}
-    values = {other: one.value for other, one in (chance | nulls).items()}
+    values = {other: one.value for other, one in (chance | known).items()}
     estimate = statistics.estimate(sums)
     if not metric.credit:
-        return Measured(name, metric.better, estimate, values, None, _against(sums, chance | nulls, metric.better))
+        return Measured(name, metric.better, estimate, values, None, _against(sums, chance | known, metric.better))
     normalised = statistics.chance_normalised(sums.value, values["chance"])
-    verdict = statistics.verdict(sums, values["chance"], nulls)
+    verdict = statistics.verdict(sums, values["chance"], known)
     return Measured(name, metric.better, estimate, values, normalised, verdict)
 
 
 def _against(sums: Sums, others: Mapping[str, Sums], better: str) -> str:
-    """Where chance is no null: the score against the best of the others, on the same items."""
+    """Where chance is no baseline: the score against the best of the others, on the same items."""
     sign = 1 if better == "higher" else -1
     name, other = max(others.items(), key=lambda pair: sign * pair[1].value)
     gain = statistics.difference(sums, other)
@@ -251,13 +233,13 @@ def _against(sums: Sums, others: Mapping[str, Sums], better: str) -> str:
     return f"better than {name}" if low > 0 else f"worse than {name}"
 
 
-def not_applicable(subject: Subject, questions: TaskDataset, note: str) -> Result:
+def not_applicable(evaluated: EvaluatedModel, questions: TaskDataset, note: str) -> Result:
     """A result without a score."""
     return Result(
-        subject.name,
+        evaluated.name,
         questions.task.name,
-        subject.manner.objective.name,
-        subject.manner.kind,
+        evaluated.prompt_format.objective.name,
+        evaluated.prompt_format.kind,
         questions.shots,
         len(questions.items),
         len({item.document for item in questions.items}),
@@ -269,10 +251,10 @@ def not_applicable(subject: Subject, questions: TaskDataset, note: str) -> Resul
     )
 
 
-def _truncated(subject: Subject, outcomes: Sequence[Outcome]) -> int:
+def _truncated(evaluated: EvaluatedModel, outcomes: Sequence[Outcome]) -> int:
     return sum(
         any(score.truncated for score in outcome.scores)
-        if outcome.item.generation is None
-        else prompting.begin(subject.manner, outcome.item.generation)[1] > 0
+        if (wanted := outcome.item.generation) is None
+        else continuation_prompt(evaluated.prompt_format, wanted.context, wanted.sampling.tokens).truncated > 0
         for outcome in outcomes
     )

@@ -24,9 +24,10 @@ from research.errors import InputError
 from research.evaluation import datasets, detokenisers
 from research.evaluation.datasets import RecordSource, TaskRecord
 from research.evaluation.generated_tasks import GENERATORS, Draw
+from research.evaluation.items import Item
 from research.evaluation.templates import Expression
 from research.inference.generation import Sampling
-from research.inference.requests import Continuation, Generation, Infill, Item, Rolling, Scorable
+from research.inference.requests import Continuation, Generation, Infill, Rolling, Scorable
 
 FOLDER = Path(__file__).parent / "tasks"
 SECONDS, MEMORY = 10.0, 1 << 30  # that reading a task file may take

@@ -15,11 +15,11 @@ CHUNK = 1024  # groups that are packed together
 
 
 class Group(NamedTuple):
-    """Examples with the same beginning, which a row has once: its trunk, then what each has of its own. In an
+    """Examples with the same beginning, which a row has once: their shared prefix, then what each has of its own. In an
     encoder-decoder: with the same source."""
 
     members: tuple[int, ...]
-    shared: int  # places of the trunk
+    shared: int  # places of the shared prefix
 
 
 class BatchShape(NamedTuple):
@@ -53,7 +53,7 @@ def plan(examples: Sequence[Example], budget: int, parts: int, branching: bool =
       examples: with sources, or without.
       budget: places that a batch holds.
       parts: into how many a batch is split (over devices).
-      branching: whether examples of one row may have a trunk in common.
+      branching: whether examples of one row may have a shared prefix.
     """
     lengths = [len(example.tokens) for example in examples]
     sources = [0 if example.source is None else len(example.source) for example in examples]
@@ -76,18 +76,18 @@ def plan(examples: Sequence[Example], budget: int, parts: int, branching: bool =
 def groups(examples: Sequence[Example], branching: bool = True) -> list[Group]:
     """Every example is in one group."""
     found: dict[tuple[bytes, ...], list[int]] = defaultdict(list)
-    trunks = [trunk(example) if branching else 0 for example in examples]
-    for number, (example, shared) in enumerate(zip(examples, trunks, strict=True)):
+    prefixes = [shared_prefix(example) if branching else 0 for example in examples]
+    for number, (example, shared) in enumerate(zip(examples, prefixes, strict=True)):
         if example.source is not None:
             found[(example.source.tobytes(),)].append(number)
         elif shared:
             found[example.tokens[:shared].tobytes(), example.levels[:shared].tobytes()].append(number)
         else:
             found[(b"", str(number).encode())].append(number)
-    return [Group(tuple(members), trunks[members[0]]) for members in found.values()]
+    return [Group(tuple(members), prefixes[members[0]]) for members in found.values()]
 
 
-def trunk(example: Example) -> int:
+def shared_prefix(example: Example) -> int:
     """How many places, up to the first scored one, can be computed without what is behind them."""
     if example.source is not None:
         return 0

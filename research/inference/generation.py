@@ -1,5 +1,6 @@
 """Generation: one compiled loop of sampling and stopping over a key-value cache, for batches of prompts."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +34,19 @@ class Sampling:
     top_p: float = 1.0  # choose among the most probable tokens that together have this probability
     seed: int = 0  # the same seed, prompt and sample number give the same text, whatever else is in the batch
     stop: tuple[str, ...] = ()  # the text ends before the first of these
+
+    def __post_init__(self) -> None:
+        """Raises InputError if a number is out of its range."""
+        rules = (
+            (self.tokens >= 1, "tokens", self.tokens, "at least 1"),
+            (self.least >= 0, "least", self.least, "at least 0"),
+            (0 <= self.temperature < math.inf, "temperature", self.temperature, "finite and at least 0"),
+            (self.top_k >= 0, "top_k", self.top_k, "at least 0"),
+            (0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1"),
+        )
+        wrong = [f"{name}: {value} must be {needed}" for holds, name, value, needed in rules if not holds]
+        if wrong:
+            raise InputError("; ".join(wrong))
 
 
 class Prompt(NamedTuple):

@@ -9,49 +9,45 @@
     lm.attention("I love New York")                  # [layer, head, query, key]
     lm.inside("I love New York")                     # queries, keys, values and the residual stream too
 
-What a model can do follows from the objectives that it was trained with. Where several of them can do it, the first
-one does, unless another is named.
+What a model can do follows from the objectives that it was trained with. Where several of them can do it, the preferred
+one does (`Objective.preference`), unless another is named.
 """
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import SingleDeviceSharding
 
-from research import config, interop, models, objectives
-from research.config import Causal, Masked, Model, Objective, Prefix, SpanCorruption, Stream, TextToText
-from research.data import tokenizers
+from research import models, objectives
+from research.config import Model
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
-from research.inference import generation
+from research.inference import batch_generation, generation, prompting, scoring
+from research.inference.batch_generation import GeneratedBatch
 from research.inference.generation import Prompt, Sampling, bucket
+from research.inference.prompting import Prompted, PromptFormat
+from research.inference.requests import Continuation, Generation, Scorable, Score
+from research.inference.scoring import ScoredBatch
 from research.inference.table import Table
 from research.models import Params
-from research.objectives import Batch, Example, Vocabulary, with_mode
-from research.sharding import gather_to_host
-from research.training import checkpoint
+from research.objectives import SHIPPED, Batch, Example, Objective, Request
+from research.sharding import Layout, gather_to_host
 
 MASK = "[MASK]"  # how a hidden token is written in a text
-Kind = TypeVar("Kind", bound=Stream)
 
 
 @dataclass(frozen=True)
-class Score:
-    """How probable a continuation is, in nats."""
+class TextScore(Score):
+    """A score with the tokens of the text, as they are shown."""
 
-    tokens: list[str]
-    log_probabilities: np.ndarray  # of each token
-    greedy: bool  # whether each was the most probable one
+    tokens: list[str] = field(kw_only=True)
 
     @property
     def total(self) -> float:
-        return float(self.log_probabilities.sum())
+        """The log-probability of the whole text, nats."""
+        return self.log_probability
 
 
 @dataclass(frozen=True)
@@ -82,15 +78,32 @@ class LanguageModel:
     params: Params
     tokenizer: Tokenizer
     objectives: tuple[Objective, ...]
+    layout: Layout | None = None  # devices that scoring uses; None: all, each with a whole copy of the parameters
+
+    def prompt_formats(self, objective: str | None = None, length: int | None = None) -> list[PromptFormat]:
+        """How it can be asked, the preferred format first; see `prompting.prompt_formats`."""
+        return prompting.prompt_formats(self.config, self.tokenizer, self.objectives, objective, length)
+
+    def score_requests(
+        self, prompt_format: PromptFormat, requests: Sequence[Scorable], forbidden: Sequence[int] = ()
+    ) -> Iterator[ScoredBatch]:
+        """Scores of many requests, in the order in which they are ready; see `scoring.score`."""
+        return scoring.score(self.config, self.params, prompt_format, requests, forbidden, self.layout)
+
+    def generate_requests(
+        self, prompt_format: PromptFormat, requests: Sequence[Generation]
+    ) -> Iterator[GeneratedBatch]:
+        """Texts of many requests, in the order in which they are ready; see `batch_generation.generate`."""
+        return batch_generation.generate(self.config, self.params, prompt_format, requests)
 
     def logits(self, texts: Sequence[str], objective: str | None = None) -> list[np.ndarray]:
         """Float32 `[tokens, vocabulary]` for each text as a whole document, as an objective reads it: of the next token
         (causal, prefix) or of the token itself (masked)."""
         if self._encoder_decoder:
             raise InputError("an encoder-decoder reads an input and an output: use token_losses or score")
-        chosen = self._need(Causal, Prefix, Masked, name=objective)
+        chosen = self._that_answers("rolling", objective)
         rows = [self._document(text) for text in texts]
-        scores = self._logits([self._reading(chosen, row) for row in rows])
+        scores = self._logits([self._read(chosen, row) for row in rows])
         mode = chosen.mode is not None
         return [scores[number, mode : mode + len(row)] for number, row in enumerate(rows)]
 
@@ -99,12 +112,12 @@ class LanguageModel:
     ) -> Example:
         """A text as one of the model's objectives shows it in training; arguments as of `token_losses`."""
         chosen = self._objective(objective)
-        parts: tuple[np.ndarray, ...] = (self._document(text),)
-        if isinstance(chosen, TextToText):
+        parts: tuple[np.ndarray, ...] = (self._document(chosen.input_prefix + text),)
+        if chosen.separate_texts:
             if answer is None:
-                raise InputError(f"{chosen.name!r} is text to text: give its output as `answer`")
-            parts = self._input(chosen, text), np.array(self.tokenizer.encode(answer) + self._end, np.int32)
-        return objectives.example(chosen, parts, key, self._vocabulary, self._encoder_decoder)
+                raise InputError(f"{chosen.name!r} has an input and an output: give its output as `answer`")
+            parts = (*parts, np.array([*self.tokenizer.encode(answer), *self.tokenizer.vocabulary.end], np.int32))
+        return chosen.example(parts, key, self.tokenizer.vocabulary, self._encoder_decoder)
 
     def token_losses(
         self, text: str, objective: str | None = None, key: tuple[int, ...] = (0,), answer: str | None = None
@@ -112,10 +125,10 @@ class LanguageModel:
         """What one of the model's objectives makes of a text: a row for each place that it trains.
 
         Args:
-          text: a whole document; for TextToText, the input.
+          text: a whole document, or an input (TextToText).
           objective: its name; None: the first one.
           key: decides what is hidden.
-          answer: for TextToText, the output.
+          answer: the output that belongs to an input.
 
         Returns:
           Columns "read", "target", "loss" (nats), "probability" and "rank" (1: the most probable token).
@@ -135,28 +148,22 @@ class LanguageModel:
             }
         )
 
-    def score(self, context: str, continuation: str, objective: str | None = None) -> Score:
-        """The log-probability of a continuation, or of an answer (TextToText). Context and continuation are encoded
-        jointly and then split, with spaces at the end of the context counted to the continuation, as
-        lm-evaluation-harness does; an answer is a text of its own."""
-        chosen = self._need(Causal, Prefix, TextToText, name=objective)
-        if isinstance(chosen, TextToText):
-            inputs, said = self._input(chosen, context), np.array(self.tokenizer.encode(continuation), np.int32)
-        else:
-            inputs = self._input(chosen, context.rstrip())
-            said = self._input(chosen, context + continuation)[len(inputs) :]
-        if len(inputs) == 0 or len(said) == 0:
-            raise InputError(
-                f"{(context, continuation)}: neither may be without tokens, and no begin of a document helps"
-            )
-        log_probabilities = _log_softmax(self._last(self._reading(chosen, inputs, said[:-1]), len(said)))
-        own = log_probabilities[np.arange(len(said)), said]
-        return Score(self.tokenizer.pieces(said), own, bool((log_probabilities.argmax(axis=1) == said).all()))
+    def score(self, context: str, continuation: str, objective: str | None = None) -> TextScore:
+        """The log-probability of a continuation, or of an answer (TextToText), by the same path as `evaluate`: context
+        and continuation are encoded jointly and then split, with space at the end of the context counted to the
+        continuation; an answer is a text of its own; what is too long is cut off the context from the left. `kind` says
+        whether the score is exact, or pseudo (Masked)."""
+        how = self._format(self._that_answers("continuation", objective))
+        request = Continuation(context, continuation)
+        ((_, found),) = (one for done in self.score_requests(how, [request]) for one in done.scores)
+        assert found is not None
+        ids = prompting.encode(how, [request])[0].text
+        return TextScore(**vars(found), tokens=self.tokenizer.pieces(ids))
 
     def next_tokens(self, prompt: str, count: int = 5, objective: str | None = None) -> list[Candidate]:
         """The most probable next tokens, or the first ones of an answer (TextToText)."""
-        chosen = self._need(Causal, Prefix, TextToText, name=objective)
-        return self._candidates(self._last(self._reading(chosen, self._input(chosen, prompt)), 1)[0], count)
+        example = self._prompted(self._that_answers("generation", objective), prompt).example
+        return self._candidates(self._logits([example])[0, len(example.tokens) - 1], count)
 
     def generate(
         self,
@@ -167,39 +174,40 @@ class LanguageModel:
     ) -> str | list[Any]:
         """Continues a prompt, or answers an input (TextToText). A list of prompts gives a list; more than one of
         `samples` gives a list for each prompt."""
-        chosen = self._need(Causal, Prefix, TextToText, name=objective)
+        if samples < 1:
+            raise InputError(f"samples: {samples} must be at least 1")
+        chosen = self._that_answers("generation", objective)
         texts = [prompt] if isinstance(prompt, str) else list(prompt)
-        prompts = [self._prompt(chosen, text)._replace(sample=n) for text in texts for n in range(samples)]
-        said = self._generate(prompts, sampling or Sampling())
+        read = [self._prompted(chosen, text).prompt for text in texts]
+        prompts = [one._replace(sample=number) for one in read for number in range(samples)]
+        said = self._generate(chosen, prompts, sampling or Sampling())
         grouped = [said[n : n + samples] if samples > 1 else said[n] for n in range(0, len(said), samples)]
         return grouped[0] if isinstance(prompt, str) else grouped
 
-    def fill(self, text: str, count: int = 5) -> list[list[Candidate]]:
+    def fill(self, text: str, count: int = 5, objective: str | None = None) -> list[list[Candidate]]:
         """For each `[MASK]` of the text its most probable tokens."""
-        chosen = self._need(Masked)
+        chosen = self._that_answers("fill", objective)
         if MASK not in text:
             raise InputError(f"there is no {MASK} in {text!r}")
         *before, last = text.split(MASK)
         first, *others = (self.tokenizer.encode(part) for part in (*map(self._before_gap, before), last))
         row = self._framed([*first, *(i for part in others for i in (self._mask, *part))])
-        example = self._reading(chosen, row)
+        example = self._read(chosen, row)
         scores = self._logits([example])[0]
         return [self._candidates(scores[place], count) for place in np.flatnonzero(example.tokens == self._mask)]
 
     def infill(self, left: str, right: str, sampling: Sampling | None = None, objective: str | None = None) -> str:
         """What stands between two texts: through a sentinel, as span corruption trained it. A model that was trained
         on masks alone fills `sampling.tokens` of them (one, if None), each time the one of which it is surest."""
-        chosen = self._need(SpanCorruption, Masked, name=objective)
+        chosen = self._that_answers("infill", objective)
         kept = self._before_gap(left)
-        before, after = self.tokenizer.encode(kept), self.tokenizer.encode(right)
-        if isinstance(chosen, Masked):
-            said = self._unmask(chosen, before, sampling.tokens if sampling else 1, after)
-            return said.removeprefix(left[len(kept) :])
-        sampling = sampling or Sampling()
-        sampling = replace(sampling, least=max(1, sampling.least))  # no span is empty
-        first, *others = self._vocabulary.sentinels
-        inputs = np.array([*before, first, *after, *self._end], np.int32)
-        (said,) = self._generate([_prompt(self._reading(chosen, inputs, [first]), before)], sampling, others)
+        if "fill" in chosen.answers:
+            said = self._unmask(chosen, kept, sampling.tokens if sampling else 1, right)
+        else:
+            sampling = sampling or Sampling()
+            sampling = replace(sampling, least=max(1, sampling.least))  # no span is empty
+            prompted = prompting.infill_prompt(self._format(chosen), kept, right)
+            (said,) = self._generate(chosen, [prompted.prompt], sampling)
         return said.removeprefix(left[len(kept) :])
 
     def attention(self, text: str, objective: str | None = None) -> np.ndarray:
@@ -209,7 +217,7 @@ class LanguageModel:
 
     def inside(self, text: str, objective: str | None = None) -> Inside:
         """What happens inside while a text is read as a whole document; see `attention`."""
-        return self.look(self._reading(self._objective(objective), self._document(text)))
+        return self.look(self._read(self._objective(objective), self._document(text)))
 
     def look(self, example: Example) -> Inside:
         """What happens inside while an example is read; of an encoder-decoder, inside the encoder."""
@@ -233,49 +241,25 @@ class LanguageModel:
     def _encoder_decoder(self) -> bool:
         return self.config.encoder_depth > 0
 
-    @property
-    def _vocabulary(self) -> Vocabulary:
-        return self.tokenizer.vocabulary
-
-    @property
-    def _end(self) -> list[int]:
-        return [] if self.tokenizer.eos is None else [self.tokenizer.eos]
-
     def _before_gap(self, text: str) -> str:
         """Without a space at its end, where a space belongs to the word after it: then what fills the gap brings it."""
-        return text if self._vocabulary.starts_word is None else text.removesuffix(" ")
+        return text if self.tokenizer.vocabulary.starts_word is None else text.removesuffix(" ")
 
     @property
     def _mask(self) -> int:
         assert self.tokenizer.mask is not None
         return self.tokenizer.mask
 
-    def _begun(self, ids: Sequence[int]) -> np.ndarray:
-        begin = [] if self.tokenizer.bos is None else [self.tokenizer.bos]
-        return np.array([*begin, *ids], np.int32)
-
     def _framed(self, ids: Sequence[int]) -> np.ndarray:
-        return self._begun([*ids, *self._end])
+        vocabulary = self.tokenizer.vocabulary
+        return np.array([*vocabulary.begin, *ids, *vocabulary.end], np.int32)
 
     def _document(self, text: str) -> np.ndarray:
         """As documents are in training."""
         return self._framed(self.tokenizer.encode(text))
 
-    def _input(self, objective: Stream, text: str) -> np.ndarray:
-        """What stands before the tokens that the objective predicts."""
-        if isinstance(objective, TextToText):
-            return self._document(objective.prefix + text)
-        return self._begun(self.tokenizer.encode(text))
-
-    def _reading(self, objective: Stream, inputs: np.ndarray, said: Sequence[int] | np.ndarray = ()) -> Example:
-        """An input, and what is said already of its output, as the objective shows them; nothing is to be predicted."""
-        if isinstance(objective, Causal | Masked):
-            tokens = np.concatenate([inputs, np.array(said, np.int32)])
-            example = objectives.reading(tokens, both_sides=isinstance(objective, Masked))
-        else:
-            start = (self._vocabulary.bos or 0) if self._encoder_decoder else None
-            example = objectives.join(inputs, np.array([*said, 0], np.int32), start)
-        return example if objective.mode is None else with_mode(example, self.tokenizer.modes[objective.mode])
+    def _read(self, objective: Objective, tokens: np.ndarray) -> Example:
+        return objective.read(tokens, self.tokenizer.vocabulary, self._encoder_decoder)
 
     def _objective(self, name: str | None) -> Objective:
         known = {objective.name: objective for objective in self.objectives}
@@ -283,32 +267,35 @@ class LanguageModel:
             raise InputError(f"the model was not trained with {name!r}; it was with {', '.join(known)}")
         return known[name] if name else self.objectives[0]
 
-    def _need(self, *kinds: type[Kind], name: str | None = None) -> Kind:
-        """The named objective, or the first one that is of these kinds; earlier kinds are preferred."""
+    def _that_answers(self, request: Request, name: str | None = None) -> Objective:
+        """The named objective, or the preferred one of those that answer such a request."""
         usable = self.objectives if name is None else (self._objective(name),)
-        for kind in kinds:
-            for objective in usable:
-                if isinstance(objective, kind):
-                    return objective
-        can = ", ".join(f"{o.name} ({type(o).__name__})" for o in usable)
-        wanted = " or ".join(kind.__name__ for kind in kinds)
-        raise InputError(f"this needs a model trained with {wanted}; this one was trained with {can}")
+        able = [objective for objective in usable if request in objective.answers]
+        if not able:
+            can = ", ".join(f"{o.name} ({type(o).__name__})" for o in usable)
+            wanted = " or ".join(kind.__name__ for kind in SHIPPED if request in kind.answers)
+            raise InputError(f"this needs a model trained with {wanted}; this one was trained with {can}")
+        return min(able, key=lambda objective: objective.preference)
 
-    def _prompt(self, objective: Stream, text: str) -> Prompt:
-        before = [] if isinstance(objective, TextToText) else self.tokenizer.encode(text)
-        return _prompt(self._reading(objective, self._input(objective, text)), before)
+    def _format(self, objective: Objective) -> PromptFormat:
+        return self.prompt_formats(objective.name)[0]
 
-    def _generate(self, prompts: list[Prompt], sampling: Sampling, ends: Sequence[int] = ()) -> list[str]:
-        rows = generation.generate(self.config, self.params, self.tokenizer, prompts, sampling, [*self._end, *ends])
+    def _prompted(self, objective: Objective, text: str) -> Prompted:
+        return prompting.continuation_prompt(self._format(objective), text)
+
+    def _generate(self, objective: Objective, prompts: list[Prompt], sampling: Sampling) -> list[str]:
+        ends = objective.ends(self.tokenizer.vocabulary)
+        rows = generation.generate(self.config, self.params, self.tokenizer, prompts, sampling, ends)
         texts = [generation.text(self.tokenizer, *each) for each in zip(prompts, rows, strict=True)]
         return [generation.cut(text, sampling.stop) for text in texts]
 
-    def _unmask(self, objective: Masked, before: Sequence[int], masks: int, after: Sequence[int]) -> str:
+    def _unmask(self, objective: Objective, left: str, masks: int, right: str) -> str:
         """Fills masks between two texts one by one."""
-        example = self._reading(objective, self._framed([*before, *[self._mask] * masks, *after]))
+        before, after = self.tokenizer.encode(left), self.tokenizer.encode(right)
+        example = self._read(objective, self._framed([*before, *[self._mask] * masks, *after]))
         tokens = example.tokens.copy()
         places = np.flatnonzero(tokens == self._mask)
-        ordinary = [i for i in range(self.tokenizer.size) if i not in self._vocabulary.special]
+        ordinary = [i for i in range(self.tokenizer.size) if i not in self.tokenizer.vocabulary.special]
         for _ in range(masks):
             hidden = places[tokens[places] == self._mask]
             log_probabilities = _log_softmax(self._logits([example._replace(tokens=tokens)])[0, hidden])[:, ordinary]
@@ -318,11 +305,6 @@ class LanguageModel:
 
     def _logits(self, examples: Sequence[Example]) -> np.ndarray:
         return gather_to_host(_logits(self.config, self.params, self._batch(examples)))
-
-    def _last(self, example: Example, count: int) -> np.ndarray:
-        """The logits of the last places of an example, `[count, vocabulary]`."""
-        length = len(example.tokens)
-        return self._logits([example])[0, length - count : length]
 
     def _batch(self, examples: Sequence[Example]) -> Batch:
         """One example a row, padded to one of few lengths."""
@@ -343,48 +325,6 @@ class LanguageModel:
         best = np.argsort(-probabilities)[:count]
         pieces = self.tokenizer.pieces(best)
         return [Candidate(piece, float(probabilities[i])) for piece, i in zip(pieces, best, strict=True)]
-
-
-def load(path: str) -> LanguageModel:
-    """Loads a run folder (RUN@STEP: a step that is not the last), a Hugging Face folder or hub name, or a GGUF file.
-
-    Raises:
-      InputError: if it is none of these, is damaged, or has a feature that the stack does not have.
-    """
-    path, step = run_folder(path)
-    folder = Path(path).expanduser()
-    if (folder / "experiment.json").exists():
-        experiment = config.load(folder / "experiment.json")
-        here = SingleDeviceSharding(jax.local_devices()[0])
-        shapes = jax.eval_shape(partial(models.init, experiment.model), jax.random.key(0))
-        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
-        params = checkpoint.restore_params(folder, like, step)
-        return LanguageModel(
-            experiment.model, params, tokenizers.load(str(folder / "tokenizer")), experiment.objectives
-        )
-    if folder.is_dir() and (folder / "checkpoints").exists():
-        raise InputError(f"{folder} has checkpoints but no experiment.json: it is not a whole run folder")
-    model, params, tokenizer = interop.load(path)
-    return LanguageModel(model, params, tokenizer, trained_with(model, tokenizer))
-
-
-def run_folder(path: str) -> tuple[str, int | None]:
-    """The folder and the step of RUN@STEP; any other path as it is, and None."""
-    named = re.fullmatch(r"(.+)@(\d+)", path)
-    return (named[1], int(named[2])) if named else (path, None)
-
-
-def trained_with(model: Model, tokenizer: Tokenizer) -> tuple[Objective, ...]:
-    """What a published architecture was trained with."""
-    if model.encoder_depth:
-        return (SpanCorruption(), TextToText()) if tokenizer.sentinels else (TextToText(),)
-    return (Masked(),) if model.norm.embedding else (Causal(),)  # only BERT and its kin normalise their embeddings
-
-
-def _prompt(example: Example, before: Sequence[int]) -> Prompt:
-    """To go on with an example; `before` is what the new text follows."""
-    source = None if example.source is None else example.source.tolist()
-    return Prompt(example.tokens.tolist(), int((example.levels == 0).sum()), source, before)
 
 
 def _log_softmax(scores: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a model can be asked, and what it answers: the words that tasks, scoring and metrics share."""
+"""What a model can be asked, and how it answers."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -41,6 +41,11 @@ class Generation(NamedTuple):
     sampling: Sampling = Sampling()
 
 
+def name(request: Scorable | Generation) -> str:
+    """The kind of a request, as `Objective.answers` has it."""
+    return type(request).__name__.lower()
+
+
 @dataclass(frozen=True)
 class Score:
     """What a model says of a text.
@@ -60,28 +65,3 @@ class Score:
     def log_probability(self) -> float:
         """Of the whole text, nats."""
         return float(self.log_probabilities.sum(dtype=np.float64))
-
-
-@dataclass(frozen=True)
-class Item:
-    """One question of a task, as requests. Several `options` are answers to choose from, with the right one at `gold`;
-    a single one is a text whose probability is asked."""
-
-    document: str  # items of one document are not independent
-    options: tuple[Scorable, ...] = ()
-    gold: int = 0
-    neutral: tuple[Scorable, ...] = ()  # the options without the question (pointwise mutual information)
-    generation: Generation | None = None
-    references: tuple[str, ...] = ()  # right outputs of a generation
-    words: int = 0  # of a text before detokenisation
-    bytes: int = 0  # of a text before detokenisation
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """An item with what a model made of it."""
-
-    item: Item
-    scores: tuple[Score, ...] = ()  # of the options; of a generation, of the whole output (none if it is empty)
-    neutral: tuple[Score, ...] = ()
-    output: str = ""  # as much of a generation as is compared

@@ -1,16 +1,16 @@
 """Log-probabilities of many requests at once.
 
 Examples are packed into rows of a few static shapes, so that little is padding and nothing is compiled after the first
-batch of each. Where several have the same beginning (the options of one question), a row has it once, as a trunk that
-every branch sees; the same holds for what an encoder reads. Of the features only those at scored places meet the output
-layer, and a batch comes back to the host as one array, while the next one is already running.
+batch of each. Where several have the same beginning (the options of one question), a row has it once, as a shared
+prefix that every branch sees; the same holds for what an encoder reads. Of the features only those at scored places
+meet the output layer, and a batch comes back to the host as one array, while the next one is already running.
 """
 
 import functools
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +19,14 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int
 
 from research import config, models, sharding
-from research.data.tokenizers import Tokenizer
 from research.inference import batching
 from research.inference.batching import Step
-from research.inference.prompting import Asked, PromptFormat, ask
+from research.inference.prompting import PromptFormat, scoring_examples
 from research.inference.requests import Scorable, Score
 from research.models import Params, Visible
 from research.objectives import Batch, Example, reading, stack
 from research.objectives import row as pack
+from research.objectives.prompts import ScoringExamples
 from research.sharding import Layout
 
 TOKENS = 65_536  # places that a batch holds
@@ -34,25 +34,14 @@ TOKENS_ON_CPU = 4096
 LOGITS = 1 << 25  # numbers that exist at once
 
 
-class Model(Protocol):
-    """What scoring needs of a language model."""
-
-    @property
-    def config(self) -> config.Model: ...
-    @property
-    def params(self) -> Params: ...
-    @property
-    def tokenizer(self) -> Tokenizer: ...
-
-
-class Done(NamedTuple):
+class ScoredBatch(NamedTuple):
     """What one batch completed."""
 
     scores: list[tuple[int, Score | None]]  # with the number of the request
     share: float  # of the whole work that is now done
 
 
-class Judged(NamedTuple):
+class PlaceScores(NamedTuple):
     """The scored places of an example, in order."""
 
     log_probabilities: Float[np.ndarray, " places"]
@@ -61,18 +50,20 @@ class Judged(NamedTuple):
 
 
 def score(
-    model: Model,
-    manner: PromptFormat,
+    model: config.Model,
+    params: Params,
+    prompt_format: PromptFormat,
     requests: Sequence[Scorable],
     forbidden: Sequence[int] = (),
     layout: Layout | None = None,
     tokens: int | None = None,
-) -> Iterator[Done]:
+) -> Iterator[ScoredBatch]:
     """Scores of the requests, in the order in which they are ready; None for one that the model has no answer to.
 
     Args:
-      model: its parameters are put on the layout if they are not there.
-      manner: how it is asked.
+      model: resolved.
+      params: its parameters, which are put on the layout if they are not there.
+      prompt_format: how it is asked.
       requests: all at once, so that they can be sorted.
       forbidden: tokens that `Score.greedy_allowed` leaves out at the first place.
       layout: devices over which batches are split; None: all, each with a whole copy of the parameters.
@@ -81,38 +72,40 @@ def score(
     Raises:
       InputError: if a text to be scored is longer than the model, or cannot be encoded.
     """
-    asked = ask(manner, requests)
+    asked = scoring_examples(prompt_format, requests)
     examples = [example for one in asked if one is not None for example in one.examples]
     owners = [number for number, one in enumerate(asked) if one is not None for _ in one.examples]
     firsts = np.concatenate([[0], np.cumsum([0 if one is None else len(one.examples) for one in asked])])
-    judged: list[Judged | None] = [None] * len(examples)
+    found: list[PlaceScores | None] = [None] * len(examples)
     waiting = np.bincount(np.array(owners, int), minlength=len(requests))
 
     def finished(number: int) -> tuple[int, Score | None]:
         one = asked[number]
-        parts = [part for part in judged[firsts[number] : firsts[number + 1]] if part is not None]
-        return number, None if one is None else _score(manner, requests[number], one, parts)
+        parts = [part for part in found[firsts[number] : firsts[number + 1]] if part is not None]
+        return number, None if one is None else _score(prompt_format, requests[number], one, parts)
 
     at_once = [number for number in range(len(requests)) if waiting[number] == 0]
     if at_once:
-        yield Done([finished(number) for number in at_once], 0.0)
-    for share, results in judge(model, examples, forbidden, layout, tokens):
+        yield ScoredBatch([finished(number) for number in at_once], 0.0)
+    for share, results in score_examples(model, params, examples, forbidden, layout, tokens):
         complete = []
         for number, result in results:
-            judged[number] = result
+            found[number] = result
             waiting[owners[number]] -= 1
             if waiting[owners[number]] == 0:
                 complete.append(owners[number])
-        yield Done([finished(number) for number in complete], share)
+        yield ScoredBatch([finished(number) for number in complete], share)
 
 
-def _score(manner: PromptFormat, request: Scorable, asked: Asked, judged: Sequence[Judged]) -> Score:
+def _score(
+    prompt_format: PromptFormat, request: Scorable, asked: ScoringExamples, found: Sequence[PlaceScores]
+) -> Score:
     """Puts the examples of a request together. Tokens that nothing precedes count as uniformly distributed."""
-    uniform = np.full(asked.unscored, -math.log(manner.tokenizer.size), np.float32)
-    parts = [np.concatenate([getattr(one, name) for one in judged] or [np.zeros(0)]) for name in Judged._fields]
+    uniform = np.full(asked.unscored, -math.log(prompt_format.tokenizer.size), np.float32)
+    parts = [np.concatenate([getattr(one, name) for one in found] or [np.zeros(0)]) for name in PlaceScores._fields]
     log_probabilities, greedy, allowed = parts
     return Score(
-        manner.kind,
+        prompt_format.kind,
         np.concatenate([uniform, log_probabilities]).astype(np.float32),
         not asked.unscored and bool(greedy.all()),
         len(request.text.encode()),
@@ -121,34 +114,33 @@ def _score(manner: PromptFormat, request: Scorable, asked: Asked, judged: Sequen
     )
 
 
-def judge(
-    model: Model,
+def score_examples(
+    model: config.Model,
+    params: Params,
     examples: Sequence[Example],
     forbidden: Sequence[int] = (),
     layout: Layout | None = None,
     tokens: int | None = None,
-) -> Iterator[tuple[float, list[tuple[int, Judged]]]]:
-    """Judges the places of positive weight of each example. Yields the share of the work that is done, and examples
+) -> Iterator[tuple[float, list[tuple[int, PlaceScores]]]]:
+    """Scores the places of positive weight of each example. Yields the share of the work that is done, and examples
     with their numbers. See `score` for the arguments."""
-    layout = layout or _everywhere(model.config)
-    params = _placed(model.config, model.params, layout)
+    layout = layout or _everywhere(model)
+    params = _placed(model, params, layout)
     layout = layout.whole_rows
     on_cpu = layout.mesh.devices.flat[0].platform == "cpu"
     budget = tokens or (TOKENS_ON_CPU if on_cpu else TOKENS)
     ahead = 0 if on_cpu else 1  # batches under way while results are read; on CPUs, two would wait for the same cores
-    banned = np.zeros(model.config.vocabulary, bool)
+    banned = np.zeros(model.vocabulary, bool)
     banned[list(forbidden)] = True
-    branching = (
-        model.config.positions.kind != "relative" and not model.config.attention.window
-    )  # these count places of the row
+    branching = model.positions.kind != "relative" and not model.attention.window  # these count places of the row
     causal = all(bool((np.diff(example.levels) > 0).all()) for example in examples)
     steps = batching.plan(examples, budget, layout.extent("batch"), branching)
     whole, done = sum(map(batching.cost, steps)), 0
     running: deque[tuple[Array, Step, int]] = deque()
     for step in steps:
-        read = _put(layout, _laid(step, examples))
+        read = _put(layout, _packed(step, examples))
         with sharding.logical_rules(layout):
-            output = _score_rows(model.config, layout.replicated, causal, params, *read, banned)
+            output = _score_rows(model, layout.replicated, causal, params, *read, banned)
         running.append((output, step, done := done + batching.cost(step)))
         if len(running) > ahead:
             yield _finished(*running.popleft(), whole, examples)
@@ -158,54 +150,54 @@ def judge(
 
 def _finished(
     output: Float[Array, "rows scored 3"], step: Step, done: int, whole: int, examples: Sequence[Example]
-) -> tuple[float, list[tuple[int, Judged]]]:
+) -> tuple[float, list[tuple[int, PlaceScores]]]:
     """Waits for a batch, and gives each example its places."""
     found = []
     for of_row, row in zip(sharding.gather_to_host(output), step.rows, strict=True):
         begin = 0
         for member in (member for group in row for member in group.members):
             scored = of_row[begin : (begin := begin + int((examples[member].weights > 0).sum()))]
-            found.append((member, Judged(scored[:, 0], scored[:, 1] > 0, scored[:, 2] > 0)))
+            found.append((member, PlaceScores(scored[:, 0], scored[:, 1] > 0, scored[:, 2] > 0)))
     return done / whole, found
 
 
-class Laid(NamedTuple):
+class PackedBatch(NamedTuple):
     """A batch as arrays. Intervals are [start, end), in numbers of the row."""
 
-    places: Int[np.ndarray, "rows 8 length"]  # token, position, the intervals that it sees: its own, trunk, source
-    spots: Int[np.ndarray, "rows 3 scored"]  # of what is scored: place, target, whether it is the first of its example
+    places: Int[np.ndarray, "rows 8 length"]  # token, position, intervals that it sees: its own, shared prefix, source
+    scored: Int[np.ndarray, "rows 3 scored"]  # of what is scored: place, target, whether it is the first of its example
     source: Batch | None
 
 
-def _laid(step: Step, examples: Sequence[Example]) -> Laid:
+def _packed(step: Step, examples: Sequence[Example]) -> PackedBatch:
     shape, order = step.shape, np.arange(step.shape.length)
     places = np.zeros((len(step.rows), 8, shape.length), np.int32)
     places[:, 2:4] = np.stack([order, order + 1])  # padding sees itself
     places[:, 7] = 1
-    spots = np.zeros((len(step.rows), 3, shape.scored), np.int32)
+    scored = np.zeros((len(step.rows), 3, shape.scored), np.int32)
     sources = []
-    for row, place, spot in zip(step.rows, places, spots, strict=True):
-        at, scored, read = 0, 0, 0
+    for row, place, scored_of_row in zip(step.rows, places, scored, strict=True):
+        at, used, read = 0, 0, 0
         for group in row:
             first, shared, begin = examples[group.members[0]], group.shared, at
-            trunk = slice(begin, at := begin + shared)
-            place[:4, trunk] = _interval(first, 0, shared, begin)
+            prefix = slice(begin, at := begin + shared)
+            place[:4, prefix] = _interval(first, 0, shared, begin)
             for member in group.members:
                 one = examples[member]
                 own = slice(at, at := at + len(one.tokens) - shared)
                 place[:4, own] = _interval(one, shared, len(one.tokens), own.start)
                 place[4:6, own] = [[begin], [begin + shared]]
                 found = np.flatnonzero(one.weights > 0)
-                some = slice(scored, scored := scored + len(found))
-                spot[0, some] = found + np.where(found < shared, begin, own.start - shared)
-                spot[1, some] = one.targets[found]
-                spot[2, some.start] = 1
+                some = slice(used, used := used + len(found))
+                scored_of_row[0, some] = found + np.where(found < shared, begin, own.start - shared)
+                scored_of_row[1, some] = one.targets[found]
+                scored_of_row[2, some.start] = 1
             if first.source is not None:
                 place[6:, begin:at] = [[read], [read := read + len(first.source)]]
         if shape.source:
             read_by = [examples[group.members[0]].source for group in row]
             sources.append(pack([reading(one, True) for one in read_by if one is not None], shape.source))
-    return Laid(places, spots, stack(sources) if sources else None)
+    return PackedBatch(places, scored, stack(sources) if sources else None)
 
 
 def _interval(one: Example, begin: int, end: int, at: int) -> Int[np.ndarray, "4 places"]:
@@ -226,28 +218,29 @@ def _score_rows(
     causal: bool,
     params: Params,
     places: Int[Array, "rows 8 length"],
-    spots: Int[Array, "rows 3 scored"],
+    scored: Int[Array, "rows 3 scored"],
     source: Batch | None,
     banned: Bool[Array, " vocabulary"],
 ) -> Float[Array, "rows scored 3"]:
     tokens, positions, *seen = jnp.moveaxis(places, 1, 0)
-    start, end, trunk_start, trunk_end, source_start, source_end = seen
+    start, end, prefix_start, prefix_end, source_start, source_end = seen
     read = None if source is None else (models.encode(config, params, source), Visible(source_start, source_end))
-    visible = Visible(start, end, (trunk_start, trunk_end), causal)
-    judged = _judge(config, params, models.features(config, params, tokens, positions, visible, read), spots, banned)
-    return jax.lax.with_sharding_constraint(judged, everywhere)  # so that every process can read it
+    visible = Visible(start, end, (prefix_start, prefix_end), causal)
+    features = models.features(config, params, tokens, positions, visible, read)
+    scores = _place_scores(config, params, features, scored, banned)
+    return jax.lax.with_sharding_constraint(scores, everywhere)  # so that every process can read it
 
 
-def _judge(
+def _place_scores(
     config: config.Model,
     params: Params,
     features: Float[Array, "rows length width"],
-    spots: Int[Array, "rows 3 scored"],
+    scored: Int[Array, "rows 3 scored"],
     banned: Bool[Array, " vocabulary"],
 ) -> Float[Array, "rows scored 3"]:
     """Log-probability, whether greedy, whether greedy without what is banned at the first place. Only scored places
     meet the output layer."""
-    place, targets, number = jnp.moveaxis(spots, 1, 0)
+    place, targets, number = jnp.moveaxis(scored, 1, 0)
     features, first = jnp.take_along_axis(features, place[..., None], axis=1), number > 0
 
     def some(arguments: tuple[Array, Array, Array]) -> Float[Array, "rows some 3"]:
@@ -260,16 +253,16 @@ def _judge(
             [log_probability, jnp.argmax(logits, axis=-1) == targets, jnp.argmax(allowed, axis=-1) == targets], axis=-1
         )
 
-    rows, scored = targets.shape
+    rows, places = targets.shape
     size = max(1, LOGITS // (rows * config.vocabulary))
-    if scored <= size:
+    if places <= size:
         return some((features, targets, first))
-    count = -(-scored // size)
+    count = -(-places // size)
     padded = [
-        jnp.pad(x, [(0, 0), (0, count * size - scored)] + [(0, 0)] * (x.ndim - 2)) for x in (features, targets, first)
+        jnp.pad(x, [(0, 0), (0, count * size - places)] + [(0, 0)] * (x.ndim - 2)) for x in (features, targets, first)
     ]
     chunks = tuple(jnp.moveaxis(x.reshape(rows, count, size, *x.shape[2:]), 1, 0) for x in padded)
-    return jnp.moveaxis(jax.lax.map(some, chunks), 0, 1).reshape(rows, count * size, 3)[:, :scored]
+    return jnp.moveaxis(jax.lax.map(some, chunks), 0, 1).reshape(rows, count * size, 3)[:, :places]
 
 
 @functools.cache

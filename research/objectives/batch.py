@@ -48,6 +48,21 @@ class Vocabulary:
     starts_word: np.ndarray | None = None  # bool [size]: this id begins a word
     special: frozenset[int] = frozenset()  # never hidden, never a random replacement
 
+    @property
+    def begin(self) -> list[int]:
+        """What begins a document; where the tokenizer has nothing for this, nothing."""
+        return [] if self.bos is None else [self.bos]
+
+    @property
+    def end(self) -> list[int]:
+        """What ends a document, or nothing."""
+        return [] if self.eos is None else [self.eos]
+
+    @property
+    def start(self) -> int:
+        """What the decoder of an encoder-decoder reads first."""
+        return self.bos or 0
+
     @cached_property
     def is_special(self) -> np.ndarray:
         """Bool [size]."""

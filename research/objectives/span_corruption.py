@@ -1,8 +1,81 @@
 """Span corruption (Raffel et al. 2020, section 3.1.4), as `random_spans_noise_mask` of the T5 code draws it."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 
+from research.objectives.base import Objective, Request, SampleRequest, SpecialTokens
 from research.objectives.batch import Example, Vocabulary, join
+from research.objectives.prompts import Limits, ScoringExamples, Tokens, concatenated, fit
+
+SAMPLED_WORDS = 2  # that a sample hides
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpanCorruption(Objective):
+    """Replace random spans by sentinels in the input; predict the spans (T5, section 3.1.4)."""
+
+    name: str = "span_corruption"  # in metrics and results
+    noise_rate: float = 0.15  # share of tokens to hide
+    mean_span: float = 3.0  # mean number of tokens in a hidden span
+
+    answers: ClassVar[frozenset[Request]] = frozenset({"continuation", "infill"})
+    preference: ClassVar[int] = 3
+
+    def _example(
+        self, parts: tuple[np.ndarray, ...], key: tuple[int, ...], vocabulary: Vocabulary, start: int | None
+    ) -> Example:
+        """A piece without its special tokens, corrupted; input and output each end with the end-of-document token, if
+        there is one. A piece of fewer than two ordinary tokens is read but not trained on."""
+        (piece,) = parts
+        text = piece[~vocabulary.is_special[piece]]
+        end = np.array(vocabulary.end, piece.dtype)
+        if len(text) < 2:
+            short = join(piece, piece[-1:], start)
+            return short._replace(weights=np.zeros_like(short.weights))
+        mask = noise_mask(len(text), key, self.noise_rate, self.mean_span)
+        inputs, outputs = corrupt(text, mask, vocabulary.sentinels)
+        return join(np.concatenate([inputs, end]), np.concatenate([outputs, end]), start)
+
+    def _places(self, sizes: tuple[int, ...], encoder_decoder: bool) -> tuple[int, int]:
+        tokens = max(sizes[0], 2)
+        hidden, spans = counts(tokens, self.noise_rate, self.mean_span)
+        inputs, outputs = tokens - hidden + spans + 1, hidden + spans + 1
+        return (outputs, inputs) if encoder_decoder else (inputs + outputs - 1, 0)
+
+    def needs(self, longest: int) -> SpecialTokens:
+        spans = counts(max(longest, 2), self.noise_rate, self.mean_span)[1]
+        return super().needs(longest)._replace(sentinels=spans, eos=True)
+
+    def problems(self) -> list[tuple[str, str]]:
+        wrong = super().problems()
+        if not 0 < self.noise_rate < 1:
+            wrong.append(("noise_rate", f"{self.noise_rate} is not between 0 and 1"))
+        if not self.mean_span >= 1:
+            wrong.append(("mean_span", f"{self.mean_span} must be at least 1"))
+        return wrong
+
+    def scored(
+        self, left: Tokens, text: Tokens, right: Tokens, vocabulary: Vocabulary, limits: Limits
+    ) -> ScoringExamples:
+        """The text is the span behind a sentinel, which stands where the text belongs."""
+        sentinel = vocabulary.sentinels[:1]
+        room = limits.inputs(1 + len(text), self._modes) - 1 - len(vocabulary.end)
+        if room < 0:
+            raise limits.too_long(0)
+        left, right, cut = fit(left, right, room)
+        inputs = concatenated(left, sentinel, right, vocabulary.end)
+        return ScoringExamples([self._output(inputs, sentinel, text, vocabulary, limits)], cut)
+
+    def ends(self, vocabulary: Vocabulary) -> list[int]:
+        return [*vocabulary.end, *vocabulary.sentinels[1:]]  # the next span begins with its sentinel
+
+    def sample(self, ids: Sequence[int], word_starts: Sequence[int]) -> SampleRequest:
+        first = len(word_starts) // 3
+        last = min(first + SAMPLED_WORDS, len(word_starts) - 1)
+        return SampleRequest("infill", word_starts[first], word_starts[last])
 
 
 def counts(length: int, noise_rate: float, mean_span: float) -> tuple[int, int]:
@@ -40,25 +113,6 @@ def fill(inputs: np.ndarray, outputs: np.ndarray, sentinels: tuple[int, ...]) ->
         if token not in order:
             current.append(token)
     return np.array([t for token in inputs.tolist() for t in (spans.get(token, []) if token in order else [token])])
-
-
-def example(
-    piece: np.ndarray,
-    key: tuple[int, ...],
-    vocabulary: Vocabulary,
-    noise_rate: float,
-    mean_span: float,
-    start: int | None,
-) -> Example:
-    """`piece` without its special tokens, corrupted; input and output each end with the end-of-document token, if there
-    is one. For `start`, see `join`. A piece of fewer than two ordinary tokens is read but not trained on."""
-    text = piece[~vocabulary.is_special[piece]]
-    end = np.array([vocabulary.eos] if vocabulary.eos is not None else [], piece.dtype)
-    if len(text) < 2:
-        short = join(piece, piece[-1:], start)
-        return short._replace(weights=np.zeros_like(short.weights))
-    inputs, outputs = corrupt(text, noise_mask(len(text), key, noise_rate, mean_span), vocabulary.sentinels)
-    return join(np.concatenate([inputs, end]), np.concatenate([outputs, end]), start)
 
 
 def _partition(random: np.random.Generator, items: int, parts: int) -> np.ndarray:

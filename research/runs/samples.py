@@ -1,20 +1,18 @@
 """What a model says, one sample for each thing that it was trained to do: for a look during and after a run."""
 
-from itertools import pairwise
 from typing import NamedTuple
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from research.config import Masked, Objective, SpanCorruption, TextToText
+from research.config import Objective
 from research.data import Corpus
 from research.inference.generation import Sampling
 from research.inference.language_model import MASK, LanguageModel
 
 SHOWN = 40  # tokens of a held-out document
 CONTINUED = Sampling(tokens=60, least=40, temperature=0.6, top_k=40)
-HIDDEN = 2  # words of a span
 INFILLED = Sampling(tokens=16)
 PLAIN, GIVEN, MADE = "", "dim", "bold green"
 
@@ -44,27 +42,19 @@ def _sample(lm: LanguageModel, objective: Objective, ids: list[int]) -> list[tup
     def text(begin: int, end: int | None = None) -> str:
         return lm.tokenizer.decode(ids[:end])[len(lm.tokenizer.decode(ids[:begin])) :]  # with the space before a word
 
-    words = _words(lm, ids)
-    first = words[len(words) // 3]
-    if isinstance(objective, Masked):
-        whole = [a for a, b in pairwise(words) if b == a + 1 and a >= first]  # words of a single token
-        place = whole[0] if whole else first
-        left, right = text(0, place), text(place + 1)
-        candidates = lm.fill(left + MASK + right)[0]
+    asked = objective.sample(ids, _words(lm, ids))
+    left, right = text(0, asked.start), text(asked.end)
+    if asked.request == "fill":
+        candidates = lm.fill(left + MASK + right, objective=objective.name)[0]
         listed = ", ".join(f"{candidate.token!r} {candidate.probability:.2f}" for candidate in candidates)
         shown = [(left, GIVEN), (MASK, PLAIN), (right, GIVEN), ("\n→ ", PLAIN), (listed, MADE)]
-        return [*shown, (f" (there stood {lm.tokenizer.pieces(ids[place : place + 1])[0]!r})", PLAIN)]
-    if isinstance(objective, SpanCorruption):
-        last = words[min(len(words) // 3 + HIDDEN, len(words) - 1)]
-        left, right = text(0, first), text(last)
+        there = "".join(lm.tokenizer.pieces(ids[asked.start : asked.end]))
+        return [*shown, (f" (there stood {there!r})", PLAIN)]
+    if asked.request == "infill":
         made = lm.infill(left, right, INFILLED, objective.name)
-        return [
-            (left, GIVEN),
-            (f"[{made}]", MADE),
-            (right, GIVEN),
-            (f" (there stood {text(first, last)!r})", PLAIN),
-        ]
-    prompt = text(0).removeprefix(objective.prefix) if isinstance(objective, TextToText) else text(0, first)
+        there = f" (there stood {text(asked.start, asked.end)!r})"
+        return [(left, GIVEN), (f"[{made}]", MADE), (right, GIVEN), (there, PLAIN)]
+    prompt = left.removeprefix(objective.input_prefix)
     return [(prompt, GIVEN), (str(lm.generate(prompt, CONTINUED, objective=objective.name)), MADE)]
 
 

@@ -1,6 +1,7 @@
 """Tasks that a run is asked with every evaluation, beside the same model before training."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,11 +9,9 @@ import jax
 
 from research import config
 from research.errors import InputError
-from research.inference import prompting
 from research.evaluation import result_files, suite, tasks
-from research.evaluation.answer_cache import Cache
-from research.inference.requests import Outcome
-from research.evaluation.suite import Result, Subject
+from research.evaluation.items import Outcome
+from research.evaluation.suite import EvaluatedModel, Result
 from research.evaluation.tasks import TaskDataset
 from research.inference.language_model import LanguageModel
 from research.sharding import Layout
@@ -22,7 +21,7 @@ class Asked(NamedTuple):
     """What a run is asked."""
 
     questions: tuple[TaskDataset, ...]
-    untrained: dict[tuple[str, str], list[Outcome] | None]  # by task and manner
+    untrained: dict[tuple[str, str], list[Outcome] | None]  # by task and prompt format
 
 
 def open(settings: config.Evaluation) -> tuple[TaskDataset, ...]:
@@ -38,12 +37,12 @@ def open(settings: config.Evaluation) -> tuple[TaskDataset, ...]:
 
 def begin(questions: tuple[TaskDataset, ...], model: LanguageModel, layout: Layout) -> Asked:
     """Asks the model as it was before training."""
-    nulls = [suite.untrained(subject, None) for subject in _subjects("untrained", model, layout)] if questions else []
+    baselines = [suite.untrained(one, None) for one in _evaluated("untrained", model, layout)] if questions else []
     return Asked(
         questions,
         {
-            (one.task.name, null.manner.objective.name): suite.ask(null, one, None)[1]
-            for null in nulls
+            (one.task.name, baseline.prompt_format.objective.name): suite.ask(baseline, one, None)[1]
+            for baseline in baselines
             for one in questions
         },
     )
@@ -52,10 +51,10 @@ def begin(questions: tuple[TaskDataset, ...], model: LanguageModel, layout: Layo
 def ask(asked: Asked, model: LanguageModel, layout: Layout, step: int, folder: Path) -> list[Result]:
     """Asks the model of a step, and adds to `results.json` and the rows in `evaluation` of the run folder."""
     results = []
-    for subject in _subjects(f"{folder.name}@{step}", model, layout) if asked.questions else []:
+    for evaluated in _evaluated(f"{folder.name}@{step}", model, layout) if asked.questions else []:
         for one in asked.questions:
-            null = asked.untrained[one.task.name, subject.manner.objective.name]
-            result, outcomes = suite.ask(subject, one, lambda null=null: null)  # type: ignore[misc]
+            baseline = asked.untrained[one.task.name, evaluated.prompt_format.objective.name]
+            result, outcomes = suite.ask(evaluated, one, lambda known=baseline: known)  # type: ignore[misc]
             results.append(result)
             if outcomes is not None and jax.process_index() == 0:
                 result_files.write_rows(folder / "evaluation", result, outcomes)
@@ -66,8 +65,8 @@ def ask(asked: Asked, model: LanguageModel, layout: Layout, step: int, folder: P
 
 def scores(results: Sequence[Result]) -> dict[str, float]:
     """The metric that is quoted of each task, for the log."""
-    return {f"{one.task}/{one.manner}": one.measured[0].estimate.value for one in results if one.measured}
+    return {f"{one.task}/{one.prompt_format}": one.measured[0].estimate.value for one in results if one.measured}
 
 
-def _subjects(title: str, model: LanguageModel, layout: Layout) -> list[Subject]:
-    return [Subject(title, model, how, Cache(None), layout) for how in prompting.prompt_formats(model)]
+def _evaluated(title: str, model: LanguageModel, layout: Layout) -> list[EvaluatedModel]:
+    return suite.evaluated_models(title, replace(model, layout=layout), None)

@@ -1,5 +1,6 @@
 """Held-out loss, beside what a model that ignores its input would reach."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -21,13 +22,14 @@ class HeldOut(NamedTuple):
 
 
 def mean_loss(row_sums: Callable[[Batch], tuple[np.ndarray, np.ndarray]], batches: Iterable[Batch]) -> float:
-    """The weighted mean loss over all targets. `row_sums` gives each row's sum of losses, and of weights."""
+    """The weighted mean loss over all targets, not a number if there are none. `row_sums` gives each row's sum of
+    losses, and of weights."""
     total, weight = 0.0, 0.0
     for batch in batches:
         losses, weights = row_sums(batch)
         total += float(losses.sum(dtype=np.float64))
         weight += float(weights.sum(dtype=np.float64))
-    return total / weight
+    return total / weight if weight else math.nan
 
 
 def target_counts(batches: Iterable[Batch], vocabulary: int) -> np.ndarray:
@@ -39,6 +41,9 @@ def target_counts(batches: Iterable[Batch], vocabulary: int) -> np.ndarray:
 
 
 def unigram_loss(training: np.ndarray, held_out: np.ndarray) -> float:
-    """Mean loss on targets counted as `held_out` when predicting the frequencies of `training`, one added to each."""
+    """Mean loss on targets counted as `held_out` when predicting the frequencies of `training`, one added to each; not
+    a number if there are no targets."""
+    if not held_out.any():
+        return math.nan
     log_probability = np.log((training + 1) / (training + 1).sum())
     return float(-(held_out * log_probability).sum() / held_out.sum())

@@ -67,8 +67,8 @@ def evaluate(folder: Path, estimate: tuple[float, float | None, float | None] = 
         {"metric": "bits", "better": "lower", "estimate": [2.0, 1.5, 3.5], "baselines": {"untrained model": 4.0},
          "normalised": None, "verdict": "better than untrained model"},
     ]  # fmt: skip
-    result = {"checkpoint": f"{folder.name}@{STEPS}", "task": "cloze", "manner": "causal", "kind": "exact", "shots": 0,
-              "items": 16, "measured": measured}  # fmt: skip
+    result = {"checkpoint": f"{folder.name}@{STEPS}", "task": "cloze", "prompt_format": "causal", "kind": "exact",
+              "shots": 0, "items": 16, "measured": measured}  # fmt: skip
     older = result | {"checkpoint": f"{folder.name}@9", "measured": []}
     (folder / "evaluation").mkdir()
     (folder / "evaluation" / "results.json").write_text(json.dumps([result, older]))

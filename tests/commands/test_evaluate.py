@@ -28,9 +28,9 @@ def asked(monkeypatch) -> list[int]:
     calls: list[int] = []
     original = scoring.score
 
-    def score(model, manner, requests, *others):
+    def score(model, params, how, requests, *others):
         calls.append(len(requests))
-        return original(model, manner, requests, *others)
+        return original(model, params, how, requests, *others)
 
     monkeypatch.setattr(scoring, "score", score)
     return calls
@@ -38,8 +38,8 @@ def asked(monkeypatch) -> list[int]:
 
 def test_a_run_is_asked_while_it_trains(run):
     found = results(run / "evaluation")
-    assert [(r["checkpoint"], r["manner"], r["kind"]) for r in found] == [
-        (f"run@{step}", manner, kind) for step in STEPS for manner, kind in (("causal", "exact"), ("masked", "pseudo"))
+    assert [(r["checkpoint"], r["prompt_format"], r["kind"]) for r in found] == [
+        (f"run@{step}", how, kind) for step in STEPS for how, kind in (("causal", "exact"), ("masked", "pseudo"))
     ]
     for result in found:
         assert result["items"] == QUESTIONS and result["truncated"] == QUESTIONS  # their contexts are longer than 64
@@ -51,14 +51,14 @@ def test_a_run_is_asked_while_it_trains(run):
     assert len(rows.read_text().splitlines()) == QUESTIONS
 
 
-def test_a_checkpoint_is_asked_in_all_its_manners_once(run, tmp_path, capsys, asked):
+def test_a_checkpoint_is_asked_in_all_its_prompt_formats_once(run, tmp_path, capsys, asked):
     arguments = [str(run), "--tasks", "copying", "docs_infill", "--limit", "4", "--out", str(tmp_path)]
     evaluate.main(arguments)
     shown = capsys.readouterr().out
     causal, masked = shown.split("run@4, masked prompt format: pseudo scores")
     assert "run@4, causal prompt format: exact scores" in causal
     assert "n/a" in causal and "n/a" not in masked
-    infill = next(r for r in results(tmp_path) if (r["task"], r["manner"]) == ("docs_infill", "causal"))
+    infill = next(r for r in results(tmp_path) if (r["task"], r["prompt_format"]) == ("docs_infill", "causal"))
     assert infill["measured"] == [] and infill["note"] == "the model was not trained to do this"  # not a score of 0
     requests = sum(asked)
     evaluate.main(arguments)
@@ -75,7 +75,7 @@ def test_checkpoints_are_compared_with_the_first(run, tmp_path, capsys):
         ("run@2", "run@4", "exact"),
         ("run@2", "run@4", "pseudo"),
     }
-    by_name = {(r["checkpoint"], r["manner"]): r["measured"][0]["estimate"][0] for r in results(tmp_path)}
+    by_name = {(r["checkpoint"], r["prompt_format"]): r["measured"][0]["estimate"][0] for r in results(tmp_path)}
     first = next(one for one in found if one["metric"] == "accuracy" and one["kind"] == "exact")
     gain = by_name["run@4", "causal"] - by_name["run@2", "causal"]
     assert first["difference"][0] == pytest.approx(gain)
@@ -102,7 +102,7 @@ def test_a_job_evaluates_every_new_checkpoint_of_a_run(run, tmp_path, monkeypatc
         shutil.copy(run / "result.json", copy)
 
     monkeypatch.setattr(time, "sleep", sleep)
-    options = ["--tasks", "copying", "--limit", "2", "--manner", "causal", "--untrained", "False"]
+    options = ["--tasks", "copying", "--limit", "2", "--prompt-format", "causal", "--untrained", "False"]
     evaluate.main([str(copy), "--watch", "True", "--every", "5", *options])
     assert waited == [5.0]
     assert [r["checkpoint"] for r in results(copy / "evaluation")] == [f"run@{step}" for step in STEPS]
@@ -127,7 +127,7 @@ def test_a_checkpoint_that_is_deleted_before_its_turn_is_named(run, tmp_path, mo
 
 def test_a_killed_evaluation_goes_on(run, tmp_path, asked):
     """Killed as soon as answers are on disk; the second process asks only for the others."""
-    arguments = [str(run), "--tasks", "addition", "reversal", "subtraction", "--manner", "causal"]
+    arguments = [str(run), "--tasks", "addition", "reversal", "subtraction", "--prompt-format", "causal"]
     arguments += ["--untrained", "False", "--out", str(tmp_path)]
     process = subprocess.Popen([sys.executable, "-m", "research", "evaluate", *arguments], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
@@ -153,7 +153,7 @@ def kept(folder: Path) -> int:
         (["RUN", "--tasks", "lambda"], "no task 'lambda'"),
         (["RUN", "--tasks", "lambada"], r"lambada_test_openai.jsonl is not in a data folder"),
         (["RUN@3", "--tasks", "copying"], "no checkpoint of step 3"),
-        (["RUN", "--tasks", "copying", "--manner", "prefix"], "not trained with 'prefix'"),
+        (["RUN", "--tasks", "copying", "--prompt-format", "prefix"], "not trained with 'prefix'"),
         (["RUN", "RUN", "--watch", "True"], "--watch follows one run, not 2"),
         (["nowhere", "--tasks", "copying"], "nowhere"),
     ],

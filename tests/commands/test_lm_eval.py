@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from research.errors import InputError
-from research.inference import language_model, prompting, scoring
+from research.inference import language_model
 from research.inference.generation import Sampling
 from research.inference.requests import Continuation, Rolling, Scorable
+from research.runs import loading
 
 pytest.importorskip("lm_eval")
 
@@ -50,7 +51,14 @@ def samples(run, tmp_path_factory) -> dict[str, list]:
     for name, task in TASKS.items():
         local = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(folder / "records.jsonl")}}}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump({"task": name, **local, "test_split": "test", **task}))
-    arguments = ["--model", "research", "--model_args", f"checkpoint={run},manner=causal", "--tasks", ",".join(TASKS)]
+    arguments = [
+        "--model",
+        "research",
+        "--model_args",
+        f"checkpoint={run},prompt_format=causal",
+        "--tasks",
+        ",".join(TASKS),
+    ]
     arguments += ["--include_path", str(folder), "--log_samples", "--output_path", str(folder / "out")]
     before = sys.argv
     try:
@@ -67,13 +75,11 @@ def samples(run, tmp_path_factory) -> dict[str, list]:
 
 @pytest.fixture(scope="module")
 def model(run) -> language_model.LanguageModel:
-    return language_model.load(str(run))
+    return loading.load(str(run))
 
 
 def ours(model: language_model.LanguageModel, requests: list[Scorable]) -> list[float]:
-    found = dict(
-        pair for done in scoring.score(model, prompting.prompt_formats(model)[0], requests) for pair in done.scores
-    )
+    found = dict(pair for done in model.score_requests(model.prompt_formats()[0], requests) for pair in done.scores)
     return [found[number].log_probability for number in range(len(requests))]
 
 
@@ -98,6 +104,6 @@ def test_what_a_model_cannot_do_is_said(run):
 
     from research.commands.lm_eval import Research
 
-    masked = Research(str(run), manner="masked")
+    masked = Research(str(run), prompt_format="masked")
     with pytest.raises(InputError, match="asked as masked, the model has no answer to a generation"):
         masked.generate_until([Instance("generate_until", {}, ("a", {}), 0)])

@@ -186,7 +186,8 @@ def test_every_field_has_a_meaning():
     silent = []
     for kind in filter(dataclasses.is_dataclass, vars(config).values()):
         text = inspect.getsource(kind).splitlines()
-        for name in [name for name, hint in get_type_hints(kind).items() if not dataclasses.is_dataclass(hint)]:
+        hints = get_type_hints(kind)
+        for name in [each.name for each in dataclasses.fields(kind) if not dataclasses.is_dataclass(hints[each.name])]:
             if name not in kind.__annotations__ or name == "objectives":
                 continue
             number = next(i for i, line in enumerate(text) if line.startswith(f"    {name}: "))

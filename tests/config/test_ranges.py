@@ -7,7 +7,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import pytest
 
 from research import config
-from research.config import Causal, Data, Experiment, Lora, Model, Optimizer, RopeScaling, Schedule, Step
+from research.config import Causal, Data, Experiment, Lora, Model, Optimizer, Positions, RopeScaling, Schedule, Step
 from research.config.ranges import RANGES, Range, out_of_range
 from research.config.validation import validate
 from research.errors import InputError

@@ -131,7 +131,7 @@ def test_a_document_of_one_part_is_read_as_by_a_causal_model():
     piece = np.arange(5, dtype=np.int32)
     vocabulary = objectives.Vocabulary(8)
     got, wanted = (
-        objectives.example(objective, (piece,), (0,), vocabulary, encoder_decoder=False)
+        objective.example((piece,), (0,), vocabulary, encoder_decoder=False)
         for objective in (Instruction(), config.Causal())
     )
     np.testing.assert_array_equal(got.weights, wanted.weights)

@@ -64,7 +64,7 @@ def test_every_token_is_predicted_in_exactly_one_row(documents, objective, shape
     it = documents(*lengths)
     plan = packing.plan(it, objective, shape)
     pieces = [piece for row in rows(plan) for piece in row]
-    overlap = objectives.overlap(objective)
+    overlap = objective.overlap
     targets = np.concatenate([piece.parts[0][overlap:] for piece in pieces])
     starts = it.store.offsets[:-1]
     assert targets.tolist() == sorted(set(range(sum(lengths))) - set(starts.tolist() if overlap else []))
@@ -80,7 +80,7 @@ def test_what_is_planned_fits_into_its_row(documents, objective, shape, lengths)
     plan = packing.plan(documents(*lengths), objective, shape)
     for number, row in enumerate(rows(plan)):
         shown = [
-            objectives.example(objective, piece.parts, (number, n), VOCABULARY, shape.encoder_decoder)
+            objective.example(piece.parts, (number, n), VOCABULARY, shape.encoder_decoder)
             for n, piece in enumerate(row)
         ]
         objectives.row(shown, shape.length, shape.source_length if shape.encoder_decoder else None)
@@ -89,7 +89,7 @@ def test_what_is_planned_fits_into_its_row(documents, objective, shape, lengths)
 @pytest.mark.parametrize("objective", [config.Causal(), config.Masked(), config.Prefix()])
 def test_streams_have_no_padding_but_in_the_last_row(documents, objective):
     plan = packing.plan(documents(5, 40, 2, 9, 1, 30), objective, ROWS)
-    places = [sum(len(p.parts[0]) - objectives.overlap(objective) for p in row) for row in rows(plan)]
+    places = [sum(len(p.parts[0]) - objective.overlap for p in row) for row in rows(plan)]
     assert places[:-1] == [16] * (plan.rows - 1)
     assert plan.padding == pytest.approx(1 - sum(places) / (16 * plan.rows))
 
@@ -150,7 +150,7 @@ def test_pairs_stay_whole_and_in_order_and_fit(documents, shape, mode, pairs):
             assert tokens[0] == it.store.offsets[2 * piece.document + part]
     assert cut == packing.truncated(it, objective, shape)
     for row in rows(plan):
-        shown = [objectives.example(objective, p.parts, (0,), VOCABULARY, shape.encoder_decoder) for p in row]
+        shown = [objective.example(p.parts, (0,), VOCABULARY, shape.encoder_decoder) for p in row]
         objectives.row(shown, shape.length, shape.source_length if shape.encoder_decoder else None)
 
 
@@ -172,7 +172,7 @@ def test_the_longest_piece_is_the_longest_that_fits():
     for objective, shape in CASES:
         longest = packing.longest(objective, shape)
         for tokens, fits in ((longest, True), (longest + 1, False)):
-            target, source = objectives.places(objective, tokens, shape.encoder_decoder)
+            target, source = objective.places((tokens,), shape.encoder_decoder)
             assert (target <= shape.length and source <= shape.source_length) == fits
 
 

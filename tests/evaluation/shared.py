@@ -1,16 +1,15 @@
 """A tiny model with a tokenizer of bytes, as an evaluation sees it."""
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 
 from research import config, models
-from research.config import replace_fields
 from research.data import tokenizers
 from research.data.tokenizer_backends import Bytes
-from research.data.tokenizers import Tokenizer
+from research.inference.language_model import LanguageModel
 from research.inference.prompting import PromptFormat
 from research.objectives import Example, row, stack
 from tests.models import tiny
@@ -26,27 +25,20 @@ class Words(Bytes):
         return np.arange(256) == ord(" ")
 
 
-@dataclass(frozen=True)
-class Model:
-    config: config.Model
-    params: models.Params
-    tokenizer: Tokenizer = TOKENIZER
-
-
 _logits = jax.jit(models.logits, static_argnums=0)
 
 
-def model(length: int = 64, **changes: Any) -> Model:
+def model(length: int = 64, **changes: Any) -> LanguageModel:
     """Random parameters that predict far from uniformly."""
-    resolved = config.resolve(replace_fields(tiny.BASE, {"vocabulary": 0} | changes), TOKENIZER.size, length)
-    return Model(resolved, tiny.parameters(resolved))
+    resolved = config.resolve(replace(tiny.BASE, vocabulary=0, **changes), TOKENIZER.size, length)
+    return LanguageModel(resolved, tiny.parameters(resolved), TOKENIZER, OBJECTIVES)
 
 
-def manner(objective: config.Objective, length: int = 64, source_length: int | None = None) -> PromptFormat:
+def prompt_format(objective: config.Objective, length: int = 64, source_length: int | None = None) -> PromptFormat:
     return PromptFormat(objective, TOKENIZER, length, source_length)
 
 
-def alone(model: Model, example: Example) -> np.ndarray:
+def alone(model: LanguageModel, example: Example) -> np.ndarray:
     """The log-probabilities of the scored places of an example, computed by itself in the plainest way."""
     batch = stack([row([example], 64, None if example.source is None else 64)])
     logits = np.asarray(_logits(model.config, model.params, batch))[0]

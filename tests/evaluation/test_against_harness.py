@@ -8,7 +8,7 @@ import pytest
 import research
 from research import interop
 from research.evaluation import tasks
-from research.inference import prompting, scoring
+from research.inference import prompting
 from tests.evaluation import against_harness
 from tests.evaluation.against_harness import TASKS
 from tests.interop import smollm2
@@ -36,13 +36,13 @@ def test_long_log_likelihoods_are_those_of_float64(shared, tmp_path):
 
     checkpoint = smollm2.path()
     lm = research.load(checkpoint)
-    manner = prompting.prompt_formats(lm)[0]
-    items = tasks.open_task(tasks.load_task("piqa"), (Path(shared) / "data" / "eval",), limit=200).items
+    how = lm.prompt_formats()[0]
+    items = tasks.open(tasks.load("piqa"), (Path(shared) / "data" / "eval",), limit=200).items
     requests = sorted((option for item in items for option in item.options), key=lambda one: len(one.text))[-12:]
-    scores = dict(pair for done in scoring.score(lm, manner, requests) for pair in done.scores)
+    scores = dict(pair for done in lm.score_requests(how, requests) for pair in done.scores)
     interop.write(tmp_path / "exported", *interop.load(checkpoint))
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "exported", dtype=torch.float64)
-    for number, asked in enumerate(prompting.ask(manner, requests)):
+    for number, asked in enumerate(prompting.scoring_examples(how, requests)):
         (example,) = asked.examples
         with torch.no_grad():
             logits = model(torch.tensor(example.tokens[None], dtype=torch.long)).logits[0]

@@ -7,8 +7,9 @@ import pytest
 import sacrebleu
 
 from research.evaluation import baselines, metrics
+from research.evaluation.items import Item, Outcome
 from research.evaluation.statistics import estimate
-from research.inference.requests import Continuation, Generation, Item, Outcome, Rolling, Score
+from research.inference.requests import Continuation, Generation, Rolling, Score
 
 
 def score(log_probability: float, text: str, greedy: bool = False) -> Score:

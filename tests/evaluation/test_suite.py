@@ -14,11 +14,12 @@ from rich.console import Console
 from research import config
 from research.evaluation import baselines, comparison, metrics, result_files, suite, tasks
 from research.evaluation.answer_cache import Cache
-from research.evaluation.suite import Subject
+from research.evaluation.items import Item, Outcome
+from research.evaluation.suite import EvaluatedModel
 from research.evaluation.tasks import TaskDataset
 from research.inference import language_model, scoring
-from research.inference.requests import Continuation, Outcome, Score
-from tests.evaluation.shared import TOKENIZER, model
+from research.inference.requests import Continuation, Score
+from tests.evaluation.shared import OBJECTIVES, TOKENIZER, model
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +28,8 @@ def checkpoint() -> language_model.LanguageModel:
     return language_model.LanguageModel(tiny.config, tiny.params, TOKENIZER, (config.Causal(), config.Masked()))
 
 
-def subject(checkpoint, folder, number: int = 0) -> Subject:
-    return suite.subjects("tiny", checkpoint, folder)[number]
+def evaluated(checkpoint, folder, number: int = 0) -> EvaluatedModel:
+    return suite.evaluated_models("tiny", checkpoint, folder)[number]
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +49,9 @@ def counted(monkeypatch) -> list[int]:
     calls: list[int] = []
     original = scoring.score
 
-    def score(model, manner, requests, *others):
+    def score(model, params, how, requests, *others):
         calls.append(len(requests))
-        return original(model, manner, requests, *others)
+        return original(model, params, how, requests, *others)
 
     monkeypatch.setattr(scoring, "score", score)
     return calls
@@ -58,35 +59,35 @@ def counted(monkeypatch) -> list[int]:
 
 def test_answers_are_kept_and_asked_once(checkpoint, copying, tmp_path, monkeypatch):
     calls = counted(monkeypatch)
-    first = suite.answer(subject(checkpoint, tmp_path), copying)
-    again = suite.answer(subject(checkpoint, tmp_path), copying)
+    first = suite.answer(evaluated(checkpoint, tmp_path), copying)
+    again = suite.answer(evaluated(checkpoint, tmp_path), copying)
     assert calls == [48, 0]
     for one, other in zip(first, again, strict=True):
         for a, b in zip(one.scores, other.scores, strict=True):
             assert np.array_equal(a.log_probabilities, b.log_probabilities) and a.greedy == b.greedy
-    assert suite.measure(subject(checkpoint, tmp_path), copying, first, {}) == suite.measure(
-        subject(checkpoint, tmp_path), copying, again, {}
+    assert suite.measure(evaluated(checkpoint, tmp_path), copying, first, {}) == suite.measure(
+        evaluated(checkpoint, tmp_path), copying, again, {}
     )
 
 
-def test_another_checkpoint_or_manner_has_its_own_answers(checkpoint, copying, tmp_path, monkeypatch):
+def test_another_checkpoint_or_prompt_format_has_its_own_answers(checkpoint, copying, tmp_path, monkeypatch):
     calls = counted(monkeypatch)
-    suite.answer(subject(checkpoint, tmp_path), copying)
-    suite.answer(suite.untrained(subject(checkpoint, tmp_path), tmp_path), copying)
-    suite.answer(subject(checkpoint, tmp_path, 1), replace(copying, items=copying.items[:1]))
+    suite.answer(evaluated(checkpoint, tmp_path), copying)
+    suite.answer(suite.untrained(evaluated(checkpoint, tmp_path), tmp_path), copying)
+    suite.answer(evaluated(checkpoint, tmp_path, 1), replace(copying, items=copying.items[:1]))
     assert calls == [48, 48, 4]
 
 
 def test_a_killed_evaluation_goes_on(checkpoint, copying, tmp_path, monkeypatch):
-    whole = suite.answer(subject(checkpoint, tmp_path / "whole"), copying)
-    suite.answer(subject(checkpoint, tmp_path / "killed"), copying)
+    whole = suite.answer(evaluated(checkpoint, tmp_path / "whole"), copying)
+    suite.answer(evaluated(checkpoint, tmp_path / "killed"), copying)
     (path,) = (tmp_path / "killed").glob("*.jsonl")
     content = path.read_bytes()
     cut = content.index(b"\n", len(content) // 2) + 20  # in the middle of a line
     path.write_bytes(content[:cut])
     known = content[:cut].count(b"\n")
     calls = counted(monkeypatch)
-    resumed = suite.answer(subject(checkpoint, tmp_path / "killed"), copying)
+    resumed = suite.answer(evaluated(checkpoint, tmp_path / "killed"), copying)
     assert calls == [48 - known] and known > 20
     for one, other in zip(whole, resumed, strict=True):
         for a, b in zip(one.scores, other.scores, strict=True):
@@ -105,16 +106,32 @@ def test_scores_come_back_from_disk_as_they_were(tmp_path):
 
 
 def test_what_a_model_cannot_do_is_not_applicable(checkpoint, tmp_path):
-    infill = tasks.open_task(tasks.load_task("docs_infill"), [], limit=2)
-    assert suite.answer(subject(checkpoint, tmp_path, 0), infill) is None
-    assert suite.answer(subject(checkpoint, tmp_path, 1), infill) is not None
-    result, outcomes = suite.ask(subject(checkpoint, tmp_path, 0), infill, null=lambda: pytest.fail("not needed"))
+    infill = tasks.open(tasks.load("docs_infill"), [], limit=2)
+    assert suite.answer(evaluated(checkpoint, tmp_path, 0), infill) is None
+    assert suite.answer(evaluated(checkpoint, tmp_path, 1), infill) is not None
+    result, outcomes = suite.ask(evaluated(checkpoint, tmp_path, 0), infill, baseline=lambda: pytest.fail("not needed"))
     assert outcomes is None and result.measured == () and result.note == "the model was not trained to do this"
 
 
+@pytest.mark.parametrize(
+    ("objective", "encoder_depth"),
+    [(objective, 0) for objective in OBJECTIVES] + [(objective, 2) for objective in OBJECTIVES if objective.has_source],
+)
+def test_a_language_model_gives_the_score_of_the_evaluator(objective, encoder_depth, copying, tmp_path):
+    lm = replace(model(encoder_depth=encoder_depth), objectives=(objective,))
+    for context, text in (("The cat ", "sat"), ("", " sat on it"), ("far too long for this model " * 4, " sat")):
+        item = Item("0", (Continuation(context, text),))
+        (outcome,) = suite.answer(evaluated(lm, tmp_path), replace(copying, items=(item,)))
+        (expected,), found = outcome.scores, lm.score(context, text)
+        assert found.log_probabilities.tolist() == expected.log_probabilities.tolist()
+        assert (found.kind, found.greedy, found.truncated) == (expected.kind, expected.greedy, expected.truncated)
+        assert len(found.tokens) == len(found.log_probabilities) and found.total == expected.log_probability
+        assert (found.truncated > 0) == (len(context) > 64)
+
+
 def test_what_does_not_fit_is_not_applicable_and_says_why(checkpoint, copying, tmp_path):
-    short = suite.subjects("tiny", checkpoint, tmp_path, length=4)[0]
-    result, outcomes = suite.ask(short, copying, null=None)
+    short = suite.evaluated_models("tiny", checkpoint, tmp_path, length=4)[0]
+    result, outcomes = suite.ask(short, copying, baseline=None)
     assert outcomes is None and result.measured == () and "does not fit into the 4 places" in result.note
 
 
@@ -125,17 +142,17 @@ def test_a_uniform_model_takes_its_bits_exactly(checkpoint, tmp_path):
     pieces = {"each": "range(0, text | length, 60)", "fields": {"text": "text[each:each + 60]"}}
     source = {"file": "text.txt", "format": "text", **pieces}
     questions = written(tmp_path, kind="text", sources=[source], metrics=["bits_per_byte"])
-    asked = subject(uniform, tmp_path / "answers")
+    asked = evaluated(uniform, tmp_path / "answers")
     result = suite.measure(asked, questions, suite.answer(asked, questions), {})
     np.testing.assert_allclose(result.measured[0].estimate, math.log2(checkpoint.config.vocabulary), rtol=1e-6)
     assert result.measured[0].baselines["uniform bytes"] == pytest.approx(8, rel=1e-12)
 
 
 def test_every_score_stands_beside_its_baselines(checkpoint, copying, tmp_path):
-    asked = subject(checkpoint, tmp_path)
+    asked = evaluated(checkpoint, tmp_path)
     outcomes = suite.answer(asked, copying)
-    null = suite.answer(suite.untrained(asked, tmp_path), copying)
-    result = suite.measure(asked, copying, outcomes, {"untrained model": null})
+    before = suite.answer(suite.untrained(asked, tmp_path), copying)
+    result = suite.measure(asked, copying, outcomes, {"untrained model": before})
     accuracy = result.measured[0]
     assert accuracy.metric == "accuracy" and accuracy.baselines["chance"] == 0.25
     assert set(accuracy.baselines) == {
@@ -153,7 +170,7 @@ def test_every_score_stands_beside_its_baselines(checkpoint, copying, tmp_path):
 
 
 def test_truncated_contexts_are_counted(checkpoint, copying, tmp_path):
-    short = suite.subjects("tiny", checkpoint, tmp_path, length=40)[0]
+    short = suite.evaluated_models("tiny", checkpoint, tmp_path, length=40)[0]
     result = suite.measure(short, copying, suite.answer(short, copying), {})
     assert result.truncated == 12
 
@@ -170,9 +187,9 @@ def test_generations_are_compared_with_references(checkpoint, tmp_path):
         tokens=4,
         metrics=["exact_match", "edit_distance"],
     )
-    asked = subject(checkpoint, tmp_path / "answers")
+    asked = evaluated(checkpoint, tmp_path / "answers")
     outcomes = suite.answer(asked, questions)
-    again = suite.answer(subject(checkpoint, tmp_path / "answers"), questions)
+    again = suite.answer(evaluated(checkpoint, tmp_path / "answers"), questions)
     assert [o.output for o in outcomes] == [o.output for o in again] and len(outcomes) == 3
     for outcome in outcomes:  # how probable what was written is: of bytes, every token has a log-probability
         (score,) = outcome.scores
@@ -180,7 +197,7 @@ def test_generations_are_compared_with_references(checkpoint, tmp_path):
     result = suite.measure(asked, questions, outcomes, {})
     assert result.measured[0].baselines == {"most frequent answer": pytest.approx(1 / 3)}
     assert (
-        suite.answer(subject(checkpoint, tmp_path / "answers", 1), questions) is None
+        suite.answer(evaluated(checkpoint, tmp_path / "answers", 1), questions) is None
     )  # a masked model does not write
 
 
@@ -188,10 +205,12 @@ def test_kinds_of_scores_are_in_tables_of_their_own(checkpoint, copying, tmp_pat
     few = replace(copying, items=copying.items[:2])
     results = []
     for number in (0, 1):
-        asked = subject(checkpoint, tmp_path, number)
+        asked = evaluated(checkpoint, tmp_path, number)
         results.append(suite.measure(asked, few, suite.answer(asked, few), {}))
-    infill = tasks.open_task(tasks.load_task("docs_infill"), [], limit=1)
-    results.append(suite.not_applicable(subject(checkpoint, tmp_path), infill, "the model was not trained to do this"))
+    infill = tasks.open(tasks.load("docs_infill"), [], limit=1)
+    results.append(
+        suite.not_applicable(evaluated(checkpoint, tmp_path), infill, "the model was not trained to do this")
+    )
     console = Console(width=160)
     with console.capture() as capture:
         console.print(result_files.tables(results))
@@ -201,7 +220,7 @@ def test_kinds_of_scores_are_in_tables_of_their_own(checkpoint, copying, tmp_pat
 
 
 def test_results_are_merged_and_rows_can_be_read(checkpoint, copying, tmp_path):
-    asked = subject(checkpoint, tmp_path / "answers")
+    asked = evaluated(checkpoint, tmp_path / "answers")
     outcomes = suite.answer(asked, copying)
     result = suite.measure(asked, copying, outcomes, {})
     result_files.write_results(tmp_path, [result], ())
@@ -218,7 +237,7 @@ def test_results_are_merged_and_rows_can_be_read(checkpoint, copying, tmp_path):
 
 
 def test_two_checkpoints_are_compared_item_by_item(checkpoint, copying, tmp_path):
-    asked = subject(checkpoint, tmp_path)
+    asked = evaluated(checkpoint, tmp_path)
     outcomes = suite.answer(asked, copying)
     first = suite.measure(asked, copying, outcomes, {})
 
@@ -252,7 +271,7 @@ def test_the_null_of_a_length_biased_score_is_in_the_verdict(checkpoint, tmp_pat
         options="options",
         metrics=["accuracy"],
     )
-    asked = subject(checkpoint, tmp_path / "answers")
+    asked = evaluated(checkpoint, tmp_path / "answers")
     (accuracy,) = suite.measure(asked, questions, suite.answer(asked, questions), {}).measured
     assert accuracy.baselines["uniform bytes"] == accuracy.baselines["shortest answer"] == 0.75
     assert accuracy.estimate.value == 0.75 and accuracy.estimate.low > accuracy.baselines["chance"] == 0.5

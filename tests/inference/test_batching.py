@@ -52,7 +52,7 @@ def test_a_plan_computes_every_example_once_where_it_fits(parts, start, longest)
             assert scored <= step.shape.scored
 
 
-def test_a_trunk_is_what_all_members_begin_with():
+def test_a_shared_prefix_is_what_all_members_begin_with():
     given = examples()
     shared = [group for group in batching.groups(given) if len(group.members) > 1]
     assert shared and batching.groups(given, branching=False) == [Group((n,), 0) for n in range(len(given))]
@@ -62,7 +62,7 @@ def test_a_trunk_is_what_all_members_begin_with():
         for member in group.members:
             np.testing.assert_array_equal(given[member].tokens[: group.shared], first.tokens[: group.shared])
     both_sides = continued(20, 5)._replace(levels=np.zeros(24, np.int32))
-    assert batching.trunk(both_sides) == 0
+    assert batching.shared_prefix(both_sides) == 0
 
 
 @pytest.mark.parametrize(("start", "most"), [(None, 1.15), (7, 1.35)])

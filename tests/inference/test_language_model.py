@@ -247,10 +247,46 @@ def test_a_masked_model_infills_with_masks():
 
 
 def test_a_text_longer_than_the_positions_is_refused():
-    learned = _lm(Causal(), **{"positions.kind": "learned", "positions.max_length": 16})
-    for ask in (learned.token_losses, lambda text: learned.score(text, "!"), learned.attention):
+    learned = _lm(Causal(), positions="learned", max_positions=16)
+    for ask in (learned.token_losses, learned.attention):
         with pytest.raises(InputError, match="do not fit into the model's 16 positions"):
             ask(TEXT)
+    with pytest.raises(InputError, match="does not fit into the 16 places"):
+        learned.score("a", TEXT)
+
+
+def test_a_context_longer_than_the_positions_loses_its_beginning():
+    learned = _lm(Causal(), positions="learned", max_positions=16)
+    long, short = learned.score(TEXT, "!"), learned.score(TEXT[-16:], "!")
+    assert long.truncated == 1 + len(TEXT) - 16 and short.truncated == 1  # the beginning of a document counts too
+    assert long.log_probabilities.tolist() == short.log_probabilities.tolist()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"temperature": -1.0}, "temperature: -1.0 must be finite and at least 0"),
+        ({"temperature": float("nan")}, "temperature: nan must be finite"),
+        ({"top_p": 0.0}, "top_p: 0.0 must be above 0 and at most 1"),
+        ({"top_p": 1.5}, "top_p: 1.5 must be"),
+        ({"top_k": -1}, "top_k: -1 must be at least 0"),
+        ({"tokens": 0}, "tokens: 0 must be at least 1"),
+    ],
+)
+def test_numbers_out_of_their_range_are_named(wrong, message):
+    with pytest.raises(InputError, match=message):
+        Sampling(**wrong)
+
+
+def test_at_least_one_sample_is_generated(lm):
+    with pytest.raises(InputError, match="samples: 0 must be at least 1"):
+        lm.generate("the cat", samples=0)
+
+
+def test_a_model_that_only_fills_gaps_scores_too(lm, encoder_decoder):
+    masked, spans = lm.score("the cat", " sat", "masked"), encoder_decoder.score("the cat", " sat", "span_corruption")
+    assert (masked.kind, spans.kind) == ("pseudo", "exact")
+    assert masked.tokens == spans.tokens == [" ", "s", "a", "t"]
 
 
 def test_a_run_folder_is_the_model_that_was_trained(lm, tmp_path):

@@ -10,10 +10,11 @@ import pytest
 
 from research import config, sharding
 from research.inference import scoring
-from research.inference.prompting import PromptFormat, ask
+from research.inference.language_model import LanguageModel
+from research.inference.prompting import PromptFormat, scoring_examples
 from research.inference.requests import Continuation, Infill, Rolling, Scorable, Score
 from research.objectives import Example
-from tests.evaluation.shared import TOKENIZER, Model, Words, alone, manner, model
+from tests.evaluation.shared import TOKENIZER, Words, alone, model, prompt_format
 
 QUESTIONS = ["The capital of France is", "A", "", "The capital of France is not Lyon, but"]
 OPTIONS = [" Paris", " Rome", " four", " five, or so they say"]
@@ -22,13 +23,15 @@ INFILLS = [Infill(q, ", they say.", o) for q, o in itertools.product(QUESTIONS[:
 ROLLING = [Rolling("A text that is longer than what the model reads at once. " * 2), Rolling("short")]
 
 
-def one_device(model: Model) -> sharding.Layout:
+def one_device(model: LanguageModel) -> sharding.Layout:
     return sharding.layout(config.Mesh(), model.config, jax.devices()[:1])
 
 
-def collect(model: Model, manner: PromptFormat, requests: Sequence[Scorable], **settings) -> list[Score | None]:
+def collect(model: LanguageModel, how: PromptFormat, requests: Sequence[Scorable], **settings) -> list[Score | None]:
     settings = {"layout": one_device(model), **settings}
-    found = dict(pair for done in scoring.score(model, manner, requests, **settings) for pair in done.scores)
+    found = dict(
+        pair for done in scoring.score(model.config, model.params, how, requests, **settings) for pair in done.scores
+    )
     return [found[number] for number in range(len(requests))]
 
 
@@ -53,9 +56,9 @@ CASES = {
 def test_a_score_is_what_the_model_says_of_each_example_alone(case):
     changes, objective, requests = CASES[case]
     lm = model(**changes)
-    how = manner(objective, source_length=48 if lm.config.encoder_depth else None)
+    how = prompt_format(objective, source_length=48 if lm.config.encoder_depth else None)
     scores = collect(lm, how, requests)
-    for request, asked, score in zip(requests, ask(how, requests), scores, strict=True):
+    for request, asked, score in zip(requests, scoring_examples(how, requests), scores, strict=True):
         expected = np.concatenate([alone(lm, example) for example in asked.examples])
         np.testing.assert_allclose(score.log_probabilities, expected, rtol=1e-4, atol=1e-4, err_msg=str(request))
         assert score.kind == ("pseudo" if isinstance(objective, config.Masked) else "exact")
@@ -88,7 +91,7 @@ def test_masked_scores_are_those_of_kauf_and_ivanova():
 
 @pytest.mark.parametrize(("tokens", "devices"), [(1, 1), (300, 8), (100_000, 8)])
 def test_neither_the_size_of_batches_nor_the_devices_matter(tokens, devices):
-    lm, how = model(), manner(config.Causal())
+    lm, how = model(), prompt_format(config.Causal())
     layout = sharding.layout(config.Mesh(), lm.config, jax.devices()[:devices])
     requests = CONTINUATIONS + ROLLING
     for one, other in zip(
@@ -99,7 +102,7 @@ def test_neither_the_size_of_batches_nor_the_devices_matter(tokens, devices):
 
 
 def test_parameters_split_over_devices_score_the_same():
-    lm, how = model(), manner(config.Causal())
+    lm, how = model(), prompt_format(config.Causal())
     layout = sharding.layout(config.Mesh(data=2, fsdp=2, tensor=2), lm.config)
     for one, other in zip(collect(lm, how, CONTINUATIONS), collect(lm, how, CONTINUATIONS, layout=layout), strict=True):
         np.testing.assert_allclose(one.log_probabilities, other.log_probabilities, rtol=1e-4, atol=1e-4)
@@ -121,7 +124,7 @@ def compiled() -> Iterator[list[str]]:
 
 def test_few_programs_are_compiled_and_none_twice(compiled):
     """Requests of very many lengths meet few shapes, and other requests of those shapes compile nothing."""
-    lm, how = model(length=64, width=8), manner(config.Causal())
+    lm, how = model(length=64, width=8), prompt_format(config.Causal())
     words = [f"The {'very ' * (n % 7)}long context number {n}" for n in range(40)]
     requests = [Continuation(w, f" {'x' * (1 + (n + k) % 9)}{k}") for n, w in enumerate(words) for k in range(3)]
     rolling = [Rolling("r" * n) for n in range(1, 40)]
@@ -129,12 +132,12 @@ def test_few_programs_are_compiled_and_none_twice(compiled):
     first = len(compiled)
     assert 0 < first <= 2
     collect(lm, how, rolling + requests)
-    collect(Model(lm.config, jax.tree.map(lambda x: x + 1, lm.params)), how, requests + rolling)  # another checkpoint
+    collect(replace(lm, params=jax.tree.map(lambda x: x + 1, lm.params)), how, requests + rolling)  # another checkpoint
     assert compiled[first:] == []
 
 
 def test_logits_in_parts_are_the_whole(monkeypatch):
-    lm, how = model(), manner(config.Causal())
+    lm, how = model(), prompt_format(config.Causal())
     whole = collect(lm, how, ROLLING)
     monkeypatch.setattr(scoring, "LOGITS", 5 * lm.config.vocabulary)
     jax.clear_caches()
@@ -142,7 +145,7 @@ def test_logits_in_parts_are_the_whole(monkeypatch):
         np.testing.assert_allclose(one.log_probabilities, other.log_probabilities, rtol=1e-5, atol=1e-5)
 
 
-def greedy_tokens(lm: Model, count: int) -> list[int]:
+def greedy_tokens(lm: LanguageModel, count: int) -> list[int]:
     """What greedy decoding continues with, computed in the plainest way."""
     row = list(b"Once")
     for _ in range(count):
@@ -150,7 +153,7 @@ def greedy_tokens(lm: Model, count: int) -> list[int]:
     return row[4:]
 
 
-def ranked(lm: Model, row: list[int]) -> list[int]:
+def ranked(lm: LanguageModel, row: list[int]) -> list[int]:
     """All tokens, the most probable one first."""
     each = [alone(lm, causal(row, [token]))[0] for token in range(lm.config.vocabulary)]
     return np.argsort(-np.array(each), kind="stable").tolist()
@@ -162,8 +165,11 @@ def causal(context: list[int], text: list[int]) -> Example:
     return Example(row[:-1], row[1:], weights, np.arange(len(row) - 1, dtype=np.int32))
 
 
-def judge(lm: Model, examples: Sequence[Example], forbidden: Sequence[int] = ()) -> list[scoring.Judged]:
-    found = dict(pair for _, results in scoring.judge(lm, examples, forbidden, one_device(lm)) for pair in results)
+def score_examples(
+    lm: LanguageModel, examples: Sequence[Example], forbidden: Sequence[int] = ()
+) -> list[scoring.PlaceScores]:
+    batches = scoring.score_examples(lm.config, lm.params, examples, forbidden, one_device(lm))
+    found = dict(pair for _, results in batches for pair in results)
     return [found[number] for number in range(len(examples))]
 
 
@@ -171,7 +177,7 @@ def test_greedy_is_what_greedy_decoding_would_say():
     lm = model()
     right = greedy_tokens(lm, 3)
     wrong = [*right[:-1], (right[-1] + 1) % 256]
-    found = judge(lm, [causal(list(b"Once"), right), causal(list(b"Once"), wrong)])
+    found = score_examples(lm, [causal(list(b"Once"), right), causal(list(b"Once"), wrong)])
     assert [one.greedy.tolist() for one in found] == [[True] * 3, [True, True, False]]
 
 
@@ -179,10 +185,10 @@ def test_a_forbidden_token_is_passed_over_at_the_first_place_only():
     lm = model()
     first, second, *_ = ranked(lm, list(b"Once"))
     after = ranked(lm, [*b"Once", second])[0]
-    (found,) = judge(lm, [causal(list(b"Once"), [second, after])], forbidden=[first, after])
+    (found,) = score_examples(lm, [causal(list(b"Once"), [second, after])], forbidden=[first, after])
     assert found.allowed.tolist() == [True, True] and found.greedy.tolist() == [False, True]
 
 
 def test_what_a_model_cannot_do_has_no_score():
-    assert collect(model(), manner(config.Causal()), [INFILLS[0], CONTINUATIONS[0]])[0] is None
-    assert collect(model(), manner(config.SpanCorruption()), [ROLLING[0]]) == [None]
+    assert collect(model(), prompt_format(config.Causal()), [INFILLS[0], CONTINUATIONS[0]])[0] is None
+    assert collect(model(), prompt_format(config.SpanCorruption()), [ROLLING[0]]) == [None]

@@ -12,7 +12,7 @@ import pytest
 
 from research import models
 from research.models import attention
-from research.objectives import Vocabulary, masked, row, stack
+from research.objectives import Masked, Vocabulary, row, stack
 from tests.models.tiny import POSITIONS, batch, example, hidden, model, parameters
 
 LENGTH, SOURCE = 16, 12
@@ -91,7 +91,7 @@ def test_a_decoder_depends_on_its_past_and_its_own_source(positions):
 def test_a_masked_token_is_known_to_no_output():
     vocabulary = Vocabulary(64, mask=63, special=frozenset({63}))
     piece = np.arange(LENGTH, dtype=np.int32)
-    shown = masked.example(piece, (0,), vocabulary, 0.5, whole_words=False)
+    shown = Masked(mask_rate=0.5).example((piece,), (0,), vocabulary, False)
     absent = piece[(shown.tokens == 63) & ~np.isin(piece, shown.tokens)]  # a random replacement may show one elsewhere
     assert len(absent) >= 3
     config = model(LENGTH, **{"head.tied": True})

@@ -3,7 +3,7 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from research import config, objectives
+from research import config
 from research.objectives import Vocabulary
 
 BOS, EOS, MASK, MODE, SENTINELS = 90, 91, 92, 93, tuple(range(120, 93, -1))
@@ -37,7 +37,7 @@ def show(objective, piece, key=(0,), encoder_decoder=False):
     """The example of a piece, which is cut in the middle to make a pair."""
     pairs = isinstance(objective, config.TextToText)
     parts = (piece[: len(piece) // 2], piece[len(piece) // 2 :]) if pairs else (piece,)
-    return objectives.example(objective, parts, key, VOCABULARY, encoder_decoder)
+    return objective.example(parts, key, VOCABULARY, encoder_decoder)
 
 
 def visible(shown, query):

@@ -90,8 +90,8 @@ def test_places_is_an_upper_bound_that_grows(objective, mode):
     objective = dataclasses.replace(objective, mode=mode)
     for encoder_decoder in (False, True) if isinstance(objective, config.Prefix | config.SpanCorruption) else (False,):
         before = (0, 0)
-        for size in range(1 + objectives.overlap(objective), 80):
-            places = objectives.places(objective, size, encoder_decoder)
+        for size in range(1 + objective.overlap, 80):
+            places = objective.places((size,), encoder_decoder)
             assert all(a <= b for a, b in zip(before, places, strict=True))
             before = places
             plain = np.arange(size, dtype=np.int32)
@@ -112,7 +112,7 @@ def test_places_is_an_upper_bound_that_grows(objective, mode):
 )  # fmt: skip
 def test_places_of_span_corruption_grow_for_every_rate(rate, span, size, encoder_decoder):
     objective = config.SpanCorruption(noise_rate=rate, mean_span=span)
-    small, large = (objectives.places(objective, n, encoder_decoder) for n in (size, size + 1))
+    small, large = (objective.places((n,), encoder_decoder) for n in (size, size + 1))
     assert all(a <= b for a, b in zip(small, large, strict=True))
 
 
@@ -146,14 +146,14 @@ def test_what_a_tokenizer_lacks_is_said():
         (config.SpanCorruption(), 64, "3 sentinels for length 64 \\(it has 0\\)"),
     ):
         with pytest.raises(InputError, match=message):
-            objectives.require(objective, bare, length)
+            objective.require(bare, length)
     with pytest.raises(InputError, match="marks of word beginnings"):
-        objectives.require(config.Masked(whole_words=True), Vocabulary(90, mask=5), 64)
-    objectives.require(config.SpanCorruption(), VOCABULARY, 64)
+        config.Masked(whole_words=True).require(Vocabulary(90, mask=5), 64)
+    config.SpanCorruption().require(VOCABULARY, 64)
     with pytest.raises(InputError, match="50 sentinels for length 1000"):
-        objectives.require(config.SpanCorruption(), VOCABULARY, 1000)
+        config.SpanCorruption().require(VOCABULARY, 1000)
     for objective in (config.Causal(), config.Prefix(), config.TextToText()):
-        objectives.require(objective, bare, 10**6)
+        objective.require(bare, 10**6)
 
 
 @pytest.mark.parametrize("objective", SOURCED)
@@ -162,4 +162,4 @@ def test_the_decoder_begins_with_the_beginning_of_a_document_or_with_padding(obj
     assert show(objective, piece, encoder_decoder=True).tokens[0] == BOS
     t5 = dataclasses.replace(VOCABULARY, bos=None)
     parts = (piece[:10], piece[10:])[: 1 + isinstance(objective, config.TextToText)]
-    assert objectives.example(objective, parts, (0,), t5, True).tokens[0] == 0
+    assert objective.example(parts, (0,), t5, True).tokens[0] == 0

@@ -1,9 +1,15 @@
+import io
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from research import config
+from research.commands.train import train
+from research.config import Data, Experiment, Logging, Model, Schedule
 from research.objectives import span_corruption
 from tests.objectives.shared import BOS, EOS, SENTINELS, show
 
@@ -82,3 +88,20 @@ def test_a_piece_with_nothing_to_hide_is_read_without_loss(piece, encoder_decode
     shown = show(config.SpanCorruption(), np.array(piece, np.int32), encoder_decoder=encoder_decoder)
     assert shown.weights.sum() == 0
     assert len(shown.tokens) >= 1
+
+
+def test_documents_with_nothing_to_hide_train_and_have_no_loss(tmp_path):
+    (tmp_path / "text.txt").write_text("\n".join("abcdefgh" * 5))
+    data = Data(
+        source=f"text:{tmp_path}/text.txt", tokenizer="bytes", length=16, batch=8, cache=str(tmp_path / "cache")
+    )
+    experiment = Experiment(
+        model=Model(width=8, depth=1, heads=2, mlp_width=8),
+        objectives=(config.SpanCorruption(),),
+        data=data,
+        schedule=Schedule(steps=2, warmup=1),
+        logging=Logging(tensorboard=False),
+    )
+    result = train(experiment, tmp_path / "run", Console(file=io.StringIO()))
+    losses = result["objectives"]["span_corruption"]
+    assert math.isnan(losses["loss"]) and math.isnan(losses["unigram"])

@@ -186,7 +186,7 @@ def test_several_processes_evaluate_as_one_does(run, tmp_path, capsys):
         '{"question": "1 and", "answer": " 1"}\n{"question": "2 and", "answer": " 4"}\n'
     )
     (tmp_path / "sums.yaml").write_text(WRITTEN)
-    asked = [f"{run}@2", str(run), "--manner", "causal", "--data", str(tmp_path)]
+    asked = [f"{run}@2", str(run), "--prompt-format", "causal", "--data", str(tmp_path)]
     asked += ["--tasks", "copying", str(tmp_path / "sums.yaml")]
     one, two = tmp_path / "one", tmp_path / "two"
     evaluate.main([*asked, "--limit", "1", "--out", str(one)])

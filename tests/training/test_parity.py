@@ -37,7 +37,7 @@ def batches(objective: config.Objective, encoder_decoder: bool, size: int) -> li
         return np.array(tokens, np.int32)
 
     def one(key: tuple[int, ...]) -> Batch:
-        example = objectives.example(objective, (document(key),), key, vocabulary, encoder_decoder)
+        example = objective.example((document(key),), key, vocabulary, encoder_decoder)
         return objectives.row([example], len(example.tokens), len(example.source) if encoder_decoder else None)
 
     return [objectives.stack([one((number, row)) for row in range(ROWS)]) for number in range(STEPS)]
