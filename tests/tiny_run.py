@@ -5,8 +5,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from research.commands.train import train
 from research.config import Causal, Checkpoint, Data, Evaluation, Experiment, Logging, Masked, Model, Schedule
+from research.runs.trainer import train
 
 STEPS = (2, 4)  # of its checkpoints
 QUESTIONS = 6

@@ -27,7 +27,7 @@ from research.benchmarks import checkpointing, data_loading, generation, pairs, 
 from research.benchmarks.cases import CASES
 from research.benchmarks.pairs import Side
 from research.commands import command_line
-from research.config import Experiment
+from research.config import Experiment, config_file
 from research.errors import InputError
 
 Rows = list[tuple[str, str]]
@@ -205,7 +205,7 @@ def _training(what: str, arguments: Sequence[str]) -> Training:
 
 
 def _experiment(name: str) -> Experiment:
-    return CASES[name]() if name in CASES else command_line.read(Path(name))
+    return CASES[name]() if name in CASES else config_file.read(Path(name))
 
 
 def _flops(side: Side) -> float:

@@ -1,6 +1,7 @@
 """What can be set: `Experiment`, the typed tree that a config file returns, how it is stored, and how it is checked."""
 
 from research.config.experiment import (
+    BadSteps,
     Checkpoint,
     Data,
     Evaluation,
@@ -27,6 +28,7 @@ from research.config.objectives import (
 from research.config.storage import from_dict, load, save, to_dict, typed
 
 __all__ = [
+    "BadSteps",
     "Causal",
     "Checkpoint",
     "Data",

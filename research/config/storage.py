@@ -12,7 +12,9 @@ from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 from research.config.experiment import Experiment
 from research.config.objectives import Objective
 from research.errors import InputError
+from research.runtime import files
 
+FORMAT = 2  # of experiment.json; 1: without this number
 _converter = cattrs.Converter(forbid_extra_keys=True)
 configure_tagged_union(Objective, _converter, tag_name="objective")
 for _plain in (bool, int, float, str, float | str):  # cattrs itself would turn 1.5 to 1 and "False" to True
@@ -50,15 +52,20 @@ def _told(error: BaseException, kind: type | None) -> str:
 
 def save(experiment: Experiment, path: Path, **facts: Any) -> None:
     """Writes the experiment as JSON, with `facts` (versions, hardware) beside it."""
-    path.write_text(json.dumps({"experiment": to_dict(experiment), **facts}, indent=2) + "\n")
+    tree = {"format": FORMAT, "experiment": to_dict(experiment), **facts}
+    files.write_atomically(path, json.dumps(tree, indent=2) + "\n")
 
 
 def load(path: Path) -> Experiment:
-    """Reads what `save` wrote. Raises InputError if the file is missing or is not an experiment."""
+    """Reads what `save` wrote. Raises InputError if the file is missing, is not an experiment, or has another
+    format."""
     try:
-        tree = json.loads(path.read_text())["experiment"]
-    except (OSError, LookupError, TypeError, ValueError) as error:
+        stored = json.loads(path.read_text())
+        tree, number = stored["experiment"], stored.get("format", 1)
+    except (OSError, LookupError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path} is not a saved experiment: {type(error).__name__}: {error}") from error
+    if number not in (1, FORMAT):
+        raise InputError(f"{path} has format {number}; this version reads 1 and {FORMAT}")
     try:
         return from_dict(tree)
     except InputError as error:

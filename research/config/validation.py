@@ -45,7 +45,11 @@ _MINIMA = {  # field -> its smallest value
     "schedule": {"steps": 1, "warmup": 0, "decay": 0, "final": 0},
     "step": {"accumulation": 1, "z_loss": 0, "loss_chunk": 1},
     "checkpoint": {"every": 1, "keep_last": 1, "keep_every": 1},
-    "evaluation": {"every": 0, "batches": 1, "final_batches": 1},
+    "evaluation": {
+        **dict.fromkeys(("every", "tasks_every", "samples_every", "probes_every"), 0),
+        **dict.fromkeys(("batches", "final_batches"), 1),
+    },
+    "bad_steps": {"in_a_row": 0, "bound": 0},
     "logging": {"every": 1},
 }
 

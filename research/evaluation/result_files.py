@@ -11,6 +11,7 @@ from rich.table import Table
 from research.evaluation.comparison import Comparison
 from research.evaluation.suite import Measured, Result
 from research.inference.requests import Outcome, Score
+from research.runtime import files
 
 RESULT = ("checkpoint", "task", "manner", "shots", "items")  # what makes a result the same one again
 COMPARISON = ("first", "other", "task", "metric", "shots", "items")
@@ -93,9 +94,7 @@ def _merge(path: Path, new: Sequence[dict[str, Any]], identity: Sequence[str]) -
     replaced = set(map(key, new))
     merged = [entry for entry in old if key(entry) not in replaced] + list(new)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(merged, indent=1) + "\n")
-    unfinished.replace(path)
+    files.write_atomically(path, json.dumps(merged, indent=1) + "\n")
 
 
 def write_rows(folder: Path, result: Result, outcomes: Sequence[Outcome]) -> None:
@@ -103,9 +102,9 @@ def write_rows(folder: Path, result: Result, outcomes: Sequence[Outcome]) -> Non
     model made of it."""
     path = folder / "rows" / result.checkpoint / result.manner / f"{result.label}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        for number, outcome in enumerate(outcomes):
-            file.write(json.dumps({"item": number, **_row(outcome)}, ensure_ascii=False) + "\n")
+    rows = enumerate(map(_row, outcomes))
+    lines = (json.dumps({"item": number, **row}, ensure_ascii=False) + "\n" for number, row in rows)
+    files.write_atomically(path, "".join(lines))
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:

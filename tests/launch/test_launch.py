@@ -74,9 +74,11 @@ def clone(tmp_path):
     shutil.copy(ROOT / "pyproject.toml", folder)
     (folder / "research").mkdir()
     (folder / "research" / "__init__.py").touch()
-    (folder / "research" / "library.py").touch()
-    (folder / "research" / "show.py").write_text(
-        'import os, sys\n\nif __name__ == "__main__":\n    print(os.getcwd(), sys.argv[1:])\n    sys.exit(7)\n'
+    (folder / "research" / "commands").mkdir()
+    listed = 'COMMANDS = {\n    "show": "research.commands.show",\n    "sing": "research.commands.sing",\n}\n'
+    (folder / "research" / "commands" / "__init__.py").write_text(listed)
+    (folder / "research" / "__main__.py").write_text(
+        "import os, sys\n\nprint(os.getcwd(), sys.argv[1:])\nsys.exit(7)\n"
     )
     return folder
 
@@ -210,15 +212,15 @@ def shell(clone, tmp_path):
 def test_a_command_runs_where_the_user_stands_with_its_arguments_and_exit_code(shell, clone, tmp_path):
     (tmp_path / "elsewhere" / "research").mkdir()  # a folder of the same name must not be taken for the package
     ended = shell("local.sh", "show", "two words", "--a.b", "*")
-    assert ended.stdout == f"{tmp_path / 'elsewhere'} ['two words', '--a.b', '*']\n"
+    assert ended.stdout == f"{tmp_path / 'elsewhere'} ['show', 'two words', '--a.b', '*']\n"
     assert ended.returncode == 7
     assert (tmp_path / "installed").read_text() == f"{clone}/launch/install.py\n"
 
 
 @pytest.mark.skipif(any(Path("/dev").glob("nvidia[0-9]*")), reason="only where there is no accelerator")
 def test_memory_is_kept_between_steps_on_a_cpu_unless_the_user_says_otherwise(shell, clone, monkeypatch):
-    script = 'import os\n\nif __name__ == "__main__":\n    print(os.environ["GLIBC_TUNABLES"])\n'
-    (clone / "research" / "show.py").write_text(script)
+    script = 'import os\n\nprint(os.environ["GLIBC_TUNABLES"])\n'
+    (clone / "research" / "__main__.py").write_text(script)
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     kept = dict(each.split("=") for each in shell("local.sh", "show").stdout.strip().split(":"))
     assert int(kept["glibc.malloc.mmap_threshold"]) == 2**28 and kept["glibc.malloc.arena_max"] == "1"
@@ -227,13 +229,14 @@ def test_memory_is_kept_between_steps_on_a_cpu_unless_the_user_says_otherwise(sh
 
 
 def test_help_and_a_wrong_command_install_nothing(shell, tmp_path):
-    shown = shell("local.sh", "--help")
-    assert shown.returncode == 0
-    assert "./launch/local.sh COMMAND" in shown.stdout and "Commands: show" in shown.stdout
-    for command in ([], ["library"], ["sho"]):
-        ended = shell("local.sh", *command)
+    for arguments in (["--help"], ["-h"], []):
+        shown = shell("local.sh", *arguments)
+        assert shown.returncode == 0
+        assert "./launch/local.sh COMMAND" in shown.stdout and shown.stdout.endswith("Commands: show, sing\n")
+    for command in ("library", "sho", "show\nsing", "--model.width"):
+        ended = shell("local.sh", command)
         assert ended.returncode == 2
-        assert ended.stderr.startswith("error: ") and ended.stderr.endswith("is not one of the commands: show\n")
+        assert ended.stderr == f"error: {command} is not one of the commands: show, sing\n"
     assert not (tmp_path / "installed").exists()
 
 
