@@ -3,12 +3,14 @@
 import contextlib
 import errno
 import os
+import re
 import secrets
 import shutil
 from pathlib import Path
 
 UNFINISHED = ".unfinished-"  # begins the name of what is being written
 STORAGE = 74  # exit code: the disk is full, over quota or read-only (EX_IOERR of sysexits.h)
+_SHORT = re.compile(r"\d+ requested and \d+ written")  # numpy's words, without a number
 _ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -53,6 +55,8 @@ def storage_error(error: BaseException) -> str | None:
     for each in chain:
         if isinstance(each, OSError) and each.errno in _ERRORS:
             return f"{os.strerror(each.errno)}{f': {each.filename}' if each.filename else ''}"
+        if isinstance(each, OSError) and _SHORT.fullmatch(str(each)):
+            return f"{os.strerror(errno.ENOSPC)}: {each}"
         for number in _ERRORS:
             if os.strerror(number) in str(each):
                 return next(line for line in str(each).splitlines() if os.strerror(number) in line)[:300]

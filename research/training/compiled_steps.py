@@ -1,7 +1,8 @@
 """The compiled steps of an experiment, and what they are made from."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import optax
@@ -25,7 +26,7 @@ class CompiledSteps:
     frozen: frozenset[str]  # paths of the parameters that are not trained
     state: TrainState  # shapes, types and shardings
     train_step: TrainStep
-    guarded_step: GuardedStep  # leaves the state as it is where a measure is beyond its limit
+    make_guarded_step: Callable[[], GuardedStep]  # for runs whose bad steps are skipped
     eval_step: EvalStep
 
 
@@ -46,6 +47,8 @@ def compiled_steps(experiment: Experiment, devices: Sequence[jax.Device] | None 
         frozen=frozen,
         state=state.abstract(experiment.model, update, layout, frozen),
         train_step=step.make_train_step(experiment.model, update, experiment.step, layout, frozen, causal),
-        guarded_step=guarded_step.make_guarded_step(experiment.model, update, experiment.step, layout, frozen, causal),
+        make_guarded_step=partial(
+            guarded_step.make_guarded_step, experiment.model, update, experiment.step, layout, frozen, causal
+        ),
         eval_step=step.make_eval_step(experiment.model, experiment.step, layout, causal),
     )

@@ -240,6 +240,26 @@ def test_help_and_a_wrong_command_install_nothing(shell, tmp_path):
     assert not (tmp_path / "installed").exists()
 
 
+def test_three_ways_to_a_command_are_one(tmp_path):
+    """`research`, `python -m research` and the script give a mistake, and help, the same answer."""
+    shutil.copytree(ROOT / "launch", tmp_path / "launch", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "research").symlink_to(ROOT / "research")
+    stub(tmp_path / ".venv", "unused", "")
+    stub(tmp_path / ".venv" / "bin", "python", f'exec "{sys.executable}" "$@"')
+    stub(tmp_path / "bin", "python3", "")  # everything is installed
+    module, name = PROJECT["scripts"]["research"].split(":")
+    script = f"import sys, {module}; sys.argv[0] = 'research'; {module}.{name}()"
+    environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
+    for arguments in (["train", "nowhere.py"], ["train", "configs/quickstart.py", "--sead", "3"], ["nothing"]):
+        ways = ([sys.executable, "-c", script], [sys.executable, "-m", "research"], [tmp_path / "launch" / "local.sh"])
+        ended = [
+            subprocess.run([*way, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+            for way in ways
+        ]
+        assert len({(one.returncode, one.stdout, one.stderr) for one in ended}) == 1, ended
+        assert ended[0].returncode == 2 and ended[0].stderr.startswith("error: ")
+
+
 def test_tests_are_installed_for_and_their_arguments_go_to_pytest(shell, clone, tmp_path):
     (clone / "tests").mkdir()
     (clone / "tests" / "test_one.py").write_text("def test_one():\n    assert False\n\n\ndef test_two():\n    pass\n")
