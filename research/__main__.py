@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from research.commands import COMMANDS, command_line
+from research.commands import COMMANDS
 
 
 def main() -> None:
@@ -15,7 +15,12 @@ def main() -> None:
     if name not in COMMANDS:
         print(f"error: {name} is not one of the commands: {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(2)
-    command_line.run(importlib.import_module(COMMANDS[name]).main, arguments)
+    try:
+        from research.commands import command_line  # only now: a wrong name is answered without any package
+
+        command_line.run(importlib.import_module(COMMANDS[name]).main, arguments)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from research.commands.train import train
 from research.config import (
     MLP,
     Attention,
@@ -19,6 +18,7 @@ from research.config import (
     Model,
     Schedule,
 )
+from research.runs.trainer import train
 
 STEPS = (2, 4)  # of its checkpoints
 QUESTIONS = 6

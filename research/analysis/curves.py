@@ -16,6 +16,7 @@ MEASURES = {
     "parameter_norm": ("parameter norm", 1),
     "tokens_per_second": ("tokens per second", 1),
     "mfu": ("model FLOPs utilisation, %", 100),
+    "skipped": ("skipped steps", 1),
     "waiting": ("time waiting for data, %", 100),
 }
 

@@ -12,7 +12,7 @@ from research.config import Experiment
 from research.errors import InputError
 from research.evaluation import result_files
 from research.models import adapters
-from research.runs import log
+from research.runs import records, run_folder
 from research.training import flops
 
 
@@ -23,7 +23,7 @@ class Run:
     name: str  # as it is shown
     experiment: Experiment  # resolved
     facts: dict[str, Any]  # versions, commit and hardware
-    records: list[dict[str, Any]]  # of metrics.jsonl, up to the last whole line
+    records: list[dict[str, Any]]  # of metrics.jsonl, those that are not damaged
     result: dict[str, Any] | None  # None: the run is not complete
     evaluations: list[dict[str, Any]]  # of the command `evaluate`
 
@@ -69,13 +69,14 @@ def _read(folder: Path, name: str) -> Run:
     if not path.exists():
         raise InputError(f"{folder} is not a run folder: it has no experiment.json")
     facts = json.loads(path.read_text())
-    del facts["experiment"]
+    for name in ("format", "experiment", "run"):
+        facts.pop(name, None)
     return Run(
         name=name,
         experiment=config.load(path),
         facts=facts,
-        records=log.read(folder / "metrics.jsonl"),
-        result=_json(folder / "result.json"),
+        records=records.read(folder / records.FILE),
+        result=run_folder.read_result(folder),
         evaluations=result_files.read(folder / "evaluation" / "results.json"),
     )
 

@@ -33,6 +33,8 @@ def overview(runs: Sequence[Run]) -> list[Row]:
 def _state(run: Run) -> str:
     steps = run.experiment.schedule.steps
     tokens = f"{run.step * run.tokens_per_step:,} tokens"
+    skipped = sum(record.get("skipped", 0) for record in run.of_kind("train"))
+    tokens += f", {skipped:,} bad steps skipped" if skipped else ""
     done = run.result is not None and run.step >= steps
     return f"complete: {steps:,} steps, {tokens}" if done else f"at step {run.step:,} of {steps:,}, {tokens}"
 

@@ -10,16 +10,16 @@ from research import sharding
 from research.benchmarks.pairs import Made, Measured
 from research.benchmarks.training import opened
 from research.config import Checkpoint, Experiment
-from research.runs import loop
 from research.runtime import processes
 from research.training import checkpoint, state
+from research.training.compiled_steps import compiled_steps
 
 
 def steps(experiment: Experiment, saving: bool) -> Made:
     """A unit of work is a step; with `saving`, a turn begins with a checkpoint, written while its steps are taken."""
     processes.configure_jax()
     experiment, corpus = opened(experiment)
-    programs = loop.compiled_steps(experiment)
+    programs = compiled_steps(experiment)
     run = state.create(experiment.model, programs.optimizer, experiment.seed, programs.layout, programs.frozen)
     batch = sharding.shard_batch(programs.layout, corpus.batch(0))
 

@@ -16,9 +16,9 @@ from research.benchmarks.pairs import Made, Measured
 from research.config import Experiment, replace_fields
 from research.interop import config_json
 from research.objectives import Batch
-from research.runs import loop
 from research.runtime import processes
 from research.training import flops, state
+from research.training.compiled_steps import compiled_steps
 
 BATCHES = 8  # that the peer has in its memory, in turn
 
@@ -28,7 +28,7 @@ def ours(experiment: Experiment) -> Made:
     began = time.monotonic()
     processes.configure_jax()
     experiment, corpus = opened(experiment)
-    programs = loop.compiled_steps(experiment)
+    programs = compiled_steps(experiment)
     run = state.create(experiment.model, programs.optimizer, experiment.seed, programs.layout, programs.frozen)
     batches = loaded(corpus)
     first = sharding.shard_batch(programs.layout, next(batches))

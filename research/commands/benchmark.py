@@ -8,26 +8,21 @@ benchmark save CASE|CONFIG
 benchmark start CASE|CONFIG
 """
 
-import json
 import os
-import platform
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
-from research.benchmarks import checkpointing, data_loading, generation, pairs, scoring, training
+from research.benchmarks import checkpointing, data_loading, generation, pairs, scoring, tables, training
 from research.benchmarks.cases import CASES
-from research.benchmarks.pairs import Side
 from research.commands import command_line
-from research.config import Experiment
+from research.config import Experiment, config_file
 from research.errors import InputError
 
 Rows = list[tuple[str, str]]
@@ -102,15 +97,15 @@ def train(arguments: Sequence[str], console: Console) -> None:
         ("tokens/s without padding", [f"{pairs.median(side, 'unpadded_rate'):,.0f}" for side in sides]),
         ("step, median", [f"{1e3 * pairs.median(side, 'step'):,.1f} ms" for side in sides]),
         ("step, 10th to 90th percentile", [f"{1e3 * pairs.median(side, 'spread'):,.1f} ms" for side in sides]),
-        ("model FLOP/s", [f"{_flops(side) / 1e12:,.3g} T" for side in sides]),
-        ("MFU", [f"{_flops(side) / sides[0].facts['peak']:.1%}" for side in sides]),
+        ("model FLOP/s", [f"{tables.flops(side) / 1e12:,.3g} T" for side in sides]),
+        ("MFU", [f"{tables.flops(side) / sides[0].facts['peak']:.1%}" for side in sides]),
         ("peak memory", [f"{max(turn['memory'] for turn in side.turns) / 2**30:,.2f} GiB" for side in sides]),
         ("compiling", [f"{side.facts['compiling']:,.1f} s" for side in sides]),
         ("first step after", [f"{side.facts['first_step']:,.1f} s" for side in sides]),
         ("waiting for data", [f"{pairs.median(s, 'waiting'):.2%}" if "waiting" in s.turns[0] else "" for s in sides]),
         ("loss of the first step", [f"{side.facts['first_loss']:.4f}" for side in sides]),
     ]
-    _show(console, sides, rows, turns.out)
+    tables.show(console, sides, rows, turns.out)
 
 
 def generate(arguments: Sequence[str], console: Console) -> None:
@@ -130,7 +125,7 @@ def generate(arguments: Sequence[str], console: Console) -> None:
     if len(sides) == 2:
         same = [a == b for a, b in zip(*(side.facts["said"] for side in sides), strict=True)]
         rows.append(("identical texts", [f"{sum(same)} of {len(same)}", ""]))
-    _show(console, sides, rows, options.turns.out)
+    tables.show(console, sides, rows, options.turns.out)
 
 
 def score(arguments: Sequence[str], console: Console) -> None:
@@ -150,7 +145,7 @@ def score(arguments: Sequence[str], console: Console) -> None:
     if len(sides) == 2:
         apart = max(abs(a - b) for a, b in zip(*(side.facts["scores"] for side in sides), strict=True))
         rows.append(("log-likelihoods differ by at most", [f"{apart:.0e}", ""]))
-    _show(console, sides, rows, options.turns.out)
+    tables.show(console, sides, rows, options.turns.out)
 
 
 def prepare(arguments: Sequence[str], console: Console) -> None:
@@ -163,7 +158,9 @@ def prepare(arguments: Sequence[str], console: Console) -> None:
         pairs.in_turn([loader], options.turns.rounds, options.turns.count)
         pairs.in_turn([tokenising], options.turns.rounds, 1)
     sides = [loader, tokenising]
-    _show(console, sides, [("tokens/s", [f"{pairs.median(side, 'rate'):,.0f}" for side in sides])], options.turns.out)
+    tables.show(
+        console, sides, [("tokens/s", [f"{pairs.median(side, 'rate'):,.0f}" for side in sides])], options.turns.out
+    )
 
 
 def save(arguments: Sequence[str], console: Console) -> None:
@@ -181,7 +178,7 @@ def save(arguments: Sequence[str], console: Console) -> None:
         ("turn", [f"{pairs.median(side, 'seconds'):,.2f} s" for side in sides]),
         (f"cost of a save every {SAVED_EVERY:.0f} s", [f"{cost / SAVED_EVERY:.2%}", ""]),
     ]
-    _show(console, sides, rows, options.turns.out)
+    tables.show(console, sides, rows, options.turns.out)
 
 
 def start(arguments: Sequence[str], console: Console) -> None:
@@ -195,7 +192,7 @@ def start(arguments: Sequence[str], console: Console) -> None:
                 sides.append(side)
     rows = [("first step after", [f"{side.facts['first_step']:,.1f} s" for side in sides])]
     rows.append(("of it compiling", [f"{side.facts['compiling']:,.1f} s" for side in sides]))
-    _show(console, sides, rows, options.turns.out)
+    tables.show(console, sides, rows, options.turns.out)
 
 
 def _training(what: str, arguments: Sequence[str]) -> Training:
@@ -205,29 +202,4 @@ def _training(what: str, arguments: Sequence[str]) -> Training:
 
 
 def _experiment(name: str) -> Experiment:
-    return CASES[name]() if name in CASES else command_line.read(Path(name))
-
-
-def _flops(side: Side) -> float:
-    return pairs.median(side, "rate") / side.facts["tokens"] * side.facts["flops"]
-
-
-def _show(console: Console, sides: list[Side], rows: list[tuple[str, list[str]]], out: Path | None) -> None:
-    table = Table("", *(side.name for side in sides), title=_machine(), title_justify="left")
-    for heading, cells in rows:
-        table.add_row(heading, *cells)
-    console.print(table)
-    result: dict[str, Any] = {"machine": _machine(), "sides": {s.name: {**s.facts, "turns": s.turns} for s in sides}}
-    if len(sides) == 2 and sides[0].turns and sides[0].name == "ours":
-        ratio = pairs.ratio(*sides)
-        console.print(f"ours over {sides[1].name}: {ratio}", highlight=False)
-        result["ratio"] = asdict(ratio)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=1) + "\n")
-
-
-def _machine() -> str:
-    versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "flax"))
-    python, processor = platform.python_version(), platform.processor() or platform.machine()
-    return f"{os.cpu_count()} x {processor}, Python {python}, {versions}"
+    return CASES[name]() if name in CASES else config_file.read(Path(name))

@@ -4,9 +4,7 @@ JAX is not imported here, so that a mistake on the command line is told at once.
 """
 
 import difflib
-import importlib.util
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 import tyro
 
 from research import config
-from research.config import Experiment, ranges
+from research.config import Experiment, config_file, ranges
 from research.errors import InputError
 from research.runtime import processes
 
@@ -24,24 +22,27 @@ T = TypeVar("T")
 
 
 def run(main: Callable[[list[str]], None], arguments: list[str]) -> None:
-    """Runs a command and ends the process: a user's mistake is one message and exit code 2, as for tyro's own."""
+    """Runs a command and ends the process. Exit codes: 2 for a user's mistake (as for tyro's own), 74 where storage is
+    full or read-only, 75 where another process of the run is gone, 128 + its number after a signal, 1 for anything
+    else; the first two are one line."""
     try:
         with processes.ending_at_once():
             main(arguments)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        sys.exit(processes.shown(error))
 
 
 @dataclass(frozen=True)
 class Training:
-    """Trains, or goes on where the run in this folder stopped."""
+    """Trains, or resumes the run in this folder."""
 
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
     workdir: Path  # run folder
     profile: str | None = None  # trace these steps into the run folder, FIRST:LAST, for xprof
+    resume_from: int | None = None  # resume from the checkpoint of this step, and delete later ones; None: the latest
+    replay: int | None = None  # instead of training, show the batch and the losses of this step; nothing is written
 
 
 def train(arguments: Sequence[str]) -> Training:
@@ -54,7 +55,9 @@ def train(arguments: Sequence[str]) -> Training:
     name, options = first(arguments, "train begins with a config file: train configs/quickstart.py [--FIELD VALUE …]")
     path = Path(name or "NAME.py")
     folder = path.parent if path.suffix == ".json" else Path("runs") / path.stem
-    chosen = parse(f"train {name or 'CONFIG'}", options, Training(read(path) if name else Experiment(), folder))
+    chosen = parse(
+        f"train {name or 'CONFIG'}", options, Training(config_file.read(path) if name else Experiment(), folder)
+    )
     if ":/" in str(chosen.workdir):
         raise InputError(f"--workdir {chosen.workdir}: a run needs a folder; launch/mount.sh mounts a bucket as one")
     return chosen
@@ -73,45 +76,10 @@ def first(arguments: Sequence[str], missing: str) -> tuple[str | None, list[str]
     return arguments[0], list(arguments[1:])
 
 
-def read(path: Path) -> Experiment:
-    """What `get_config()` of a config file returns, or the experiment that a run's `experiment.json` holds. A config
-    file can import the files beside it.
-
-    Raises:
-      InputError: with the place in the file, if it is missing, fails, or returns something else.
-    """
-    if not path.is_file():
-        beside = ", ".join(sorted(other.name for other in path.parent.glob("*.py")))
-        raise InputError(f"there is no config file {path}" + (f"; {path.parent} has {beside}" if beside else ""))
-    if path.suffix == ".json":
-        return config.load(path)
-    experiment = _call(path)
-    if not isinstance(experiment, Experiment):
-        raise InputError(f"{path}: get_config() returned {type(experiment).__name__}, not an Experiment")
-    return experiment
-
-
-def _call(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"{path} is neither Python (.py) nor a saved experiment (.json)")
-    module = importlib.util.module_from_spec(spec)
-    folder = str(path.parent.resolve())
-    sys.path.insert(0, folder)
-    try:
-        spec.loader.exec_module(module)
-        if not hasattr(module, "get_config"):
-            raise InputError("there is no function get_config() -> Experiment")
-        return module.get_config()
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        lines += [error.lineno] if isinstance(error, SyntaxError) and error.filename == str(path) else []
-        place = f"{path}, line {lines[-1]}" if lines else str(path)
-        raise InputError(f"{place}: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(folder)
+def leading(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What comes before the first option, and the rest."""
+    first_option = next((n for n, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
+    return list(arguments[:first_option]), list(arguments[first_option:])
 
 
 def parse(program: str, arguments: Sequence[str], default: T) -> T:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from research import config
 from research.commands import command_line
-from research.config import Experiment, validation
+from research.config import Experiment, config_file, validation
 from research.errors import InputError
 from research.planning import candidates, chips, compiling, plan_table
 from research.planning.chips import GIB, Topology
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
         arguments, "plan begins with a config file: plan configs/llama_8b.py --topology v5p:4x4x4"
     )
     chosen = command_line.parse(
-        f"plan {name or 'CONFIG'}", options, _Planning(command_line.read(Path(name)) if name else Experiment())
+        f"plan {name or 'CONFIG'}", options, _Planning(config_file.read(Path(name)) if name else Experiment())
     )
     if not chosen.topology:
         raise InputError("plan needs --topology, as in --topology v5p:4x4x4 or --topology h100:8")
@@ -65,7 +65,7 @@ def plan(experiment: Experiment, topology: Topology, count: int, console: Consol
 def _resolved(experiment: Experiment) -> Experiment:
     """With everything that `train` would know before it makes any array, except what follows from the data alone."""
     if experiment.initialize_from is not None:
-        from research.training import initial
+        from research.runs import initial
 
         source = initial.open(experiment.initialize_from)
         experiment = replace(experiment, model=source.adapted(experiment.model))

@@ -1,6 +1,7 @@
 """What can be set: `Experiment`, the typed tree that a config file returns, how it is stored, and how it is checked."""
 
 from research.config.experiment import (
+    BadSteps,
     Checkpoint,
     Data,
     Evaluation,
@@ -21,6 +22,7 @@ from research.objectives import Causal, Instruction, Masked, Objective, Prefix, 
 __all__ = [
     "MLP",
     "Attention",
+    "BadSteps",
     "Causal",
     "Checkpoint",
     "Data",

@@ -101,6 +101,16 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class BadSteps:
+    """What happens at a step whose loss, gradient or update is ruined: not finite, or far beyond those of the last
+    steps. A checkpoint is only taken of a state whose own loss is not."""
+
+    policy: Literal["stop", "skip"] = "stop"  # end the run, or leave parameters and optimizer state as they are
+    in_a_row: int = 10  # skip: steps that may be skipped one after the other
+    bound: float = 1000.0  # times the median of the last 64 steps (and at least 1); 0: only what is not finite
+
+
+@dataclass(frozen=True)
 class Probes:
     """What is asked of the model before training, at every evaluation, and at the end."""
 
@@ -113,7 +123,10 @@ class Probes:
 class Evaluation:
     """Held-out loss and tasks, during and after training."""
 
-    every: int = 500  # steps between evaluations; 0: only at the end
+    every: int = 500  # steps between evaluations of the held-out loss; 0: only at the end
+    tasks_every: int | None = None  # of tasks; None: as every
+    samples_every: int | None = None  # of samples; None: as every
+    probes_every: int | None = None  # of probes; None: as every
     batches: int = 16  # batches of an evaluation during training; the one at the end reads all held-out data
     final_batches: int | None = None  # bound on the evaluation at the end; None: all held-out data
     tasks: tuple[str, ...] = ()  # shipped tasks (copying, arc_easy, …) or YAML files, asked with every evaluation
@@ -145,6 +158,7 @@ class Experiment:
     step: Step = field(default_factory=Step)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    bad_steps: BadSteps = field(default_factory=BadSteps)
     logging: Logging = field(default_factory=Logging)
     # what to start from: a run folder, a Hugging Face folder or hub name, or a GGUF file. Tokenizer and architecture
     # come from there; of model, the dropouts, lora, quantization_bits, unroll, remat and attention.implementation count

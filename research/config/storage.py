@@ -17,6 +17,7 @@ from research.config.experiment import Experiment
 from research.config.upgrade import FORMAT, upgraded
 from research.errors import InputError
 from research.objectives import SHIPPED, Objective
+from research.runtime import files
 
 TAG = "objective"  # the field of a stored objective that names its class
 _NAMES = {kind.__name__: kind for kind in SHIPPED}
@@ -107,19 +108,20 @@ def _told(error: BaseException, kind: type | None) -> str:
 
 def save(experiment: Experiment, path: Path, **facts: Any) -> None:
     """Writes the experiment as JSON, with `facts` (versions, hardware) beside it."""
-    path.write_text(json.dumps({"format": FORMAT, "experiment": to_dict(experiment), **facts}, indent=2) + "\n")
+    tree = {"format": FORMAT, "experiment": to_dict(experiment), **facts}
+    files.write_atomically(path, json.dumps(tree, indent=2) + "\n")
 
 
 def load(path: Path) -> Experiment:
-    """Reads what `save` wrote, in this version or an earlier one. Raises InputError if the file is missing or is not an
-    experiment."""
+    """Reads what `save` wrote, in this version or an earlier one. Raises InputError if the file is missing, is not an
+    experiment, or has a format of a later version."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         tree, stored = content["experiment"], int(content.get("format", 1))
-    except (OSError, LookupError, TypeError, ValueError) as error:
+    except (OSError, LookupError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path} is not a saved experiment: {type(error).__name__}: {error}") from error
-    if stored > FORMAT:
-        raise InputError(f"{path} has format {stored}, which a later version wrote; this one reads up to {FORMAT}")
+    if stored not in (1, FORMAT):
+        raise InputError(f"{path} has format {stored}; this version reads 1 and {FORMAT}")
     try:
         return from_dict(upgraded(tree) if stored == 1 else tree)
     except InputError as error:

@@ -12,6 +12,7 @@ from research.evaluation.comparison import Comparison
 from research.evaluation.items import Outcome
 from research.evaluation.suite import Measured, Result
 from research.inference.requests import Score
+from research.runtime import files
 
 RESULT = ("checkpoint", "task", "prompt_format", "shots", "items")  # what makes a result the same one again
 COMPARISON = ("first", "other", "task", "metric", "shots", "items")
@@ -105,9 +106,7 @@ def _merge(path: Path, new: Sequence[dict[str, Any]], identity: Sequence[str]) -
     replaced = set(map(key, new))
     merged = [entry for entry in old if key(entry) not in replaced] + list(new)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(merged, indent=1) + "\n")
-    unfinished.replace(path)
+    files.write_atomically(path, json.dumps(merged, indent=1) + "\n")
 
 
 def write_rows(folder: Path, result: Result, outcomes: Sequence[Outcome]) -> None:
@@ -115,9 +114,9 @@ def write_rows(folder: Path, result: Result, outcomes: Sequence[Outcome]) -> Non
     and what the model made of it."""
     path = folder / "rows" / result.checkpoint / result.prompt_format / f"{result.label}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        for number, outcome in enumerate(outcomes):
-            file.write(json.dumps({"item": number, **_row(outcome)}, ensure_ascii=False) + "\n")
+    rows = enumerate(map(_row, outcomes))
+    lines = (json.dumps({"item": number, **row}, ensure_ascii=False) + "\n" for number, row in rows)
+    files.write_atomically(path, "".join(lines))
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:

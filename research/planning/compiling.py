@@ -113,12 +113,12 @@ def _compile(experiment: Experiment, topology: Topology) -> Compiled:
 
     from research import sharding
     from research.planning import memory
-    from research.runs import loop
+    from research.training.compiled_steps import compiled_steps
 
     if experiment.model.attention.implementation == "cudnn":  # only a GPU can compile it
         experiment = replace(experiment, model=replace_fields(experiment.model, {"attention.implementation": "plain"}))
     devices = _devices(topology)
-    programs = loop.compiled_steps(experiment, devices)
+    programs = compiled_steps(experiment, devices)
     layout, data = programs.layout, experiment.data
     source = (data.source_length or data.length) if experiment.model.encoder_depth else None
     batch = sharding.abstract_batch(layout, data.batch, data.length, source)

@@ -1,37 +1,33 @@
-"""What a run shows and keeps: a progress line, `metrics.jsonl`, TensorBoard events, and Weights & Biases if asked."""
+"""What a run shows and keeps: a progress line, `metrics.jsonl`, and side channels that cannot disturb it."""
 
-import json
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from research.config import Logging
-from research.errors import InputError
-from research.runs import clock
+from research.runs import clock, records, side_channels
 from research.runs.clock import Clock
 
-FILE = "metrics.jsonl"
 PLAIN_SECONDS = 10  # between lines where the output is not a terminal
+ASIDE = ("time", "step", "final")  # numbers of a record that are no measure
 
 
 class Log:
-    """A context manager; records are dictionaries with a "kind" ("train", "held_out", "tasks" or "samples") and a
-    "step".
+    """A context manager; records are dictionaries with a "kind" and a "step", as in `records`.
 
-    On resuming at `start`, records of later steps are dropped: those steps will be taken again. With `keeps` False, as
-    in all processes of a run but one, nothing is kept.
+    On resuming at `start`, records that will be made again are dropped. With `keeps` False, as in all processes of a
+    run but one, nothing is kept.
     """
 
     def __init__(
         self, folder: Path, config: Logging, start: int, steps: int, console: Console, clock: Clock, keeps: bool = True
     ) -> None:
         self.console, self.steps, self.clock = console, steps, clock
-        self.file = _reopened(folder / FILE, start) if keeps else None
-        self.tensorboard = _tensorboard(folder, start) if keeps and config.tensorboard else None
-        self.wandb = _wandb(folder, config.wandb) if keeps and config.wandb else None
+        self.file = records.RecordFile(folder / records.FILE, start, self.print) if keeps else None
+        self.channels = side_channels.open_channels(folder, config, start, self.print) if keeps else []
         columns = (TextColumn("{task.fields[line]}"), BarColumn(None), TimeRemainingColumn(compact=True))
         self.progress = Progress(*columns, console=console, expand=True, disable=not console.is_terminal)
         self.task = self.progress.add_task("", total=steps, completed=start, line="compiling the step …")
@@ -45,10 +41,8 @@ class Log:
         self.progress.stop()
         if self.file:
             self.file.close()
-        if self.tensorboard:
-            self.tensorboard.close()
-        if self.wandb:
-            self.wandb.finish()
+        for channel in self.channels:
+            channel.close()
 
     def print(self, text: str) -> None:
         """A line above the progress line."""
@@ -59,14 +53,10 @@ class Log:
         spent = self.clock.now()
         record = record | {"time": time.time(), "goodput": clock.share(spent), "spent": spent}
         if self.file:
-            self.file.write(json.dumps(record) + "\n")
-            self.file.flush()
-        flat = {f"{record['kind']}/{name}": value for name, value in _numbers(record) if name not in ("time", "step")}
-        if self.tensorboard:
-            for name, value in flat.items():
-                self.tensorboard.add_scalar(name, value, record["step"])
-        if self.wandb:
-            self.wandb.log(flat, step=record["step"])
+            self.file.write(record)
+        flat = {f"{record['kind']}/{name}": value for name, value in _numbers(record) if name not in ASIDE}
+        for channel in self.channels:
+            channel.write(record["step"], flat)
         if record["kind"] == "train":
             self._show(record)
         elif record["kind"] == "held_out":
@@ -75,11 +65,9 @@ class Log:
             self.print(f"step {record['step']:,}: {_listed(record['scores'])}")
 
     def store(self) -> None:
-        """What was recorded lasts, as it must when a checkpoint is saved: a mounted bucket may lose what was written to
-        a file that is not yet closed."""
+        """What was recorded lasts, as it must when a checkpoint is saved."""
         if self.file:
-            self.file.close()
-            self.file = _appending(Path(self.file.name))
+            self.file.store()
 
     def _show(self, record: dict[str, Any]) -> None:
         step = record["step"]
@@ -91,27 +79,6 @@ class Log:
             left = (self.steps - step) * (now - self.begin) / max(step - self.start, 1)
             self.print(f"{line}, {left:,.0f} s left")
             self.last_line = now
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """The records of a `metrics.jsonl`, up to the last whole one: a killed run may have left half a line, or none."""
-    records: list[dict[str, Any]] = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
-
-
-def _reopened(path: Path, start: int) -> TextIO:
-    kept = [record for record in read(path) if record["step"] <= start]
-    path.write_text("".join(json.dumps(record) + "\n" for record in kept))
-    return _appending(path)
-
-
-def _appending(path: Path) -> TextIO:
-    return path.open("a")
 
 
 def _numbers(record: dict[str, Any]) -> list[tuple[str, float]]:
@@ -129,17 +96,3 @@ def _losses(record: dict[str, Any]) -> str:
 
 def _listed(numbers: dict[str, float]) -> str:
     return "  ".join(f"{name} {number:.3f}" for name, number in numbers.items())
-
-
-def _tensorboard(folder: Path, start: int) -> Any:
-    from tensorboardX import SummaryWriter
-
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
-
-
-def _wandb(folder: Path, project: str) -> Any:
-    try:
-        import wandb
-    except ImportError as error:
-        raise InputError("logging.wandb needs the package wandb: pip install -e '.[wandb]'") from error
-    return wandb.init(project=project, name=folder.name, dir=str(folder), resume="allow", id=folder.name)

@@ -1,19 +1,24 @@
 """A run folder: all that a later command needs to know about a run, in one place.
 
-experiment.json   the resolved experiment, versions and hardware
+experiment.json   the resolved experiment, the identity of the run, versions and hardware
 tokenizer/        as it was used
 checkpoints/      one folder a step
 metrics.jsonl     what the run showed; tensorboard/ has the same
+owner.json        while a process trains: which one
 profile/          traces of steps, if asked for
 result.json       written at the end
 report.html       all of this on one page
+
+Every file is written whole or not at all.
 """
 
 import json
 import platform
+import secrets
 import shutil
 import subprocess
 import tempfile
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,29 +28,64 @@ from jax.experimental import multihost_utils
 
 from research import config
 from research.config import Experiment
+from research.data import cache
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
+from research.runtime import files
 
+RESULT_FORMAT = 2  # of result.json; 1: without this number
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-# what may change when a run goes on: how it is computed and shown, not what is computed
-FREE = ("schedule.steps", "mesh", "checkpoint", "evaluation", "logging", "data.workers", "data.cache", "compilation_cache_dir")
+# what may change when a run is resumed: how it is computed and shown, not what is computed
+FREE = (
+    "schedule.steps",
+    "mesh",
+    "checkpoint",
+    "evaluation",
+    "bad_steps",
+    "logging",
+    "data.workers",
+    "data.cache",
+    "compilation_cache_dir",
+)
 
 
-def claim(folder: Path, experiment: Experiment, tokenizer: Tokenizer) -> None:
-    """Makes the folder, or checks that it holds the same experiment. Raises InputError, naming what differs, if not, or
-    if no checkpoint could be saved there."""
+def check(folder: Path, experiment: Experiment) -> None:
+    """Makes the folder. `experiment` need not be resolved.
+
+    Raises:
+      InputError: if it holds a run of another experiment, naming what differs, or if no checkpoint could be saved
+        there.
+    """
     path = folder / "experiment.json"
     if path.exists():
-        changed = _differences(config.to_dict(config.load(path)), config.to_dict(experiment))
+        stored = config.load(path)
+        longest = max(experiment.data.length, experiment.data.source_length or 0)
+        resolved = replace(experiment, model=config.resolve(experiment.model, stored.model.vocabulary, longest))
+        changed = _differences(config.to_dict(stored), config.to_dict(resolved))
         if changed:
             raise InputError(
                 f"{folder} holds a run of another experiment; choose another --workdir or remove it. Different are:\n  "
                 + "\n  ".join(changed)
             )
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise InputError(f"--workdir {folder}: is a file, or lies below one") from error
+    except PermissionError as error:
+        raise InputError(f"--workdir {folder}: {error.strerror}") from error
     _check_renames(folder)
-    tokenizer.save(folder / "tokenizer")
-    config.save(experiment, path, **_facts())
+
+
+def claim(folder: Path, experiment: Experiment, tokenizer: Tokenizer) -> None:
+    """Writes what is known about the run before it begins; `experiment` is resolved. Raises as `check`."""
+    check(folder, experiment)
+    path = folder / "experiment.json"
+    identity = read_json(path).get("run") if path.exists() else secrets.token_hex(8)
+    if not (folder / "tokenizer").is_dir():
+        with cache.building(folder / "tokenizer") as unfinished:
+            tokenizer.save(unfinished)
+            files.sync_folder(unfinished)
+    config.save(experiment, path, run=identity, **_facts())
 
 
 def check_shared(folder: Path) -> None:
@@ -57,14 +97,45 @@ def check_shared(folder: Path) -> None:
         raise InputError(f"{folder.absolute()} of process {jax.process_index()} is not that of process 0; share a disk")
 
 
+def write_result(folder: Path, result: dict[str, Any]) -> None:
+    """Writes `result.json`."""
+    files.write_atomically(folder / "result.json", json.dumps({"format": RESULT_FORMAT, **result}, indent=2) + "\n")
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """What `write_result` was given; None: the run is not complete. Raises InputError if it has another format."""
+    path = folder / "result.json"
+    if not path.exists():
+        return None
+    result = read_json(path)
+    number = result.pop("format", 1)
+    if number not in (1, RESULT_FORMAT):
+        raise InputError(f"{path} has format {number}; this version reads 1 and {RESULT_FORMAT}")
+    return result
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises InputError if the file is damaged."""
+    try:
+        tree: dict[str, Any] = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+    return tree
+
+
 def _check_renames(folder: Path) -> None:
     """A checkpoint becomes visible when its folder is renamed, which not every mounted bucket can do."""
-    before = Path(tempfile.mkdtemp(prefix=".renaming-", dir=folder))
+    try:
+        before = Path(tempfile.mkdtemp(prefix=f"{files.UNFINISHED}renaming-", dir=folder))
+    except PermissionError as error:
+        raise InputError(f"--workdir {folder}: {error.strerror}") from error
     after = before.with_suffix(".renamed")
     try:
         (before / "file").touch()
         before.rename(after)
     except OSError as error:
+        if files.storage_error(error):
+            raise
         raise InputError(
             f"{folder}: no checkpoint could be saved there, for a folder cannot be renamed: {error}. If it is in a "
             "bucket: those of Google Cloud Storage with hierarchical namespace can"
@@ -72,11 +143,6 @@ def _check_renames(folder: Path) -> None:
     finally:
         for left in (before, after):
             shutil.rmtree(left, ignore_errors=True)
-
-
-def write_result(folder: Path, result: dict[str, Any]) -> None:
-    """Writes `result.json`."""
-    (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
 def _facts() -> dict[str, Any]:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import InputError
-from research.runtime import xla_flags
+from research.runtime import files, xla_flags
 
 HEARTBEAT = 30  # seconds without a sign of life after which a process of a run counts as dead
+MISTAKE = 2  # exit code: the user can mend it
 LOST = 75  # exit code: another process of the run has ended (EX_TEMPFAIL of sysexits.h)
 # what is in the errors of JAX's ways of communication when the other side is gone
 BROKEN = ("Gloo", "NCCL", "coordination service", "heartbeat", "Barrier", "UNAVAILABLE")
@@ -85,7 +86,7 @@ def is_main_process() -> bool:
 
 
 def broadcast(content: bytes) -> bytes:
-    """What the process that leads has, in all processes of a run, which call this together."""
+    """What the main process has, in all processes of a run, which call this together."""
     import numpy as np
     from jax.experimental import multihost_utils
 
@@ -94,6 +95,14 @@ def broadcast(content: bytes) -> bytes:
     own = np.frombuffer(content, np.uint8)
     size = int(multihost_utils.broadcast_one_to_all(np.array(len(own), np.int32)))
     return multihost_utils.broadcast_one_to_all(own if is_main_process() else np.zeros(size, np.uint8)).tobytes()
+
+
+def wait_for_all(name: str) -> None:
+    """Waits until all processes of the run are here."""
+    from jax.experimental import multihost_utils
+
+    if is_distributed():
+        multihost_utils.sync_global_devices(name)
 
 
 @contextmanager
@@ -106,7 +115,7 @@ def ending_at_once() -> Iterator[None]:
     except Exception as error:
         if not is_distributed():
             raise
-        code = _shown(error)
+        code = shown(error)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -118,17 +127,23 @@ def is_distributed() -> bool:
     return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
 
 
-def _shown(error: Exception) -> int:
-    """The exit code for an error, which is printed."""
+def shown(error: Exception) -> int:
+    """The exit code for an error, which is printed: a user's mistake and a storage that is full as one line."""
     if isinstance(error, InputError):
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return MISTAKE
+    if full := files.storage_error(error):
+        print(
+            f"error: {full}. What was complete before is whole; make room, then rerun the same command to resume",
+            file=sys.stderr,
+        )
+        return files.STORAGE
     traceback.print_exception(error)
     if not any(mark in str(error) for mark in BROKEN):
         return 1
     print(
-        "error: another process of this run has ended or cannot be reached; its own output says why. The same command, "
-        "started for all of them, goes on from the last checkpoint",
+        "error: another process of this run has ended or cannot be reached; its own output says why. Rerun the same "
+        "command for all of them to resume from the last checkpoint",
         file=sys.stderr,
     )
     return LOST

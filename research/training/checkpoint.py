@@ -1,13 +1,16 @@
 """Checkpoints of a run, written by Orbax in the background; the only file that imports it.
 
-A run folder has `checkpoints/STEP/params` (all that a model needs) and `checkpoints/STEP/training` (the rest of the
-state). Orbax makes a checkpoint visible at once when it is complete, so a killed save leaves only what is ignored; and
-it restores arrays onto any mesh. What it does not do is notice a flipped bit. Therefore each process hashes the chunks
-of arrays that it has stored, before the checkpoint becomes visible, and a restore compares. Hashed are the stored
-bytes, read back: that needs no memory and no blocking of the training, and holds whichever mesh reads them.
+A run folder has `checkpoints/STEP/params` (all that a model needs), `checkpoints/STEP/training` (the rest of the
+state) and `checkpoints/STEP/manifest` (which run it is of, and what the run carries on the host). Orbax makes a
+checkpoint visible at once when it is complete, so a killed save leaves only what is ignored; and it restores arrays
+onto any mesh. What it does not do is notice a flipped bit. Therefore each process hashes the chunks of arrays that it
+has stored, before the checkpoint becomes visible, and a restore compares. Hashed are the stored bytes, read back: that
+needs no memory and no blocking of the training, and holds whichever mesh reads them.
 """
 
 import json
+import shutil
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from math import isfinite
 from pathlib import Path
@@ -28,7 +31,9 @@ from research.models import Params
 from research.training.state import TrainState
 
 FOLDER = "checkpoints"
+FORMAT = 2  # of a checkpoint; 1: without a manifest
 ITEMS = ("params", "training")
+MANIFEST = "manifest"
 THREADS = 8  # chunks that are hashed at once
 
 
@@ -42,6 +47,7 @@ def manager(run: Path, checkpoint: config.Checkpoint) -> Manager:
     registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
     for item in ITEMS:
         registry.add(item, ocp.args.StandardSave, _Hashed())
+    registry.add(MANIFEST, ocp.args.JsonSave, ocp.JsonCheckpointHandler())
     options = ocp.CheckpointManagerOptions(
         preservation_policy=policies.AnyPreservationPolicy(keep),
         best_fn=_loss if checkpoint.keep_best else None,
@@ -51,7 +57,9 @@ def manager(run: Path, checkpoint: config.Checkpoint) -> Manager:
     return Manager((run / FOLDER).absolute(), options=options, handler_registry=registry)
 
 
-def save(manager: Manager, state: TrainState, loss: float | None = None) -> None:
+def save(
+    manager: Manager, state: TrainState, loss: float | None = None, progress: dict[str, Any] | None = None
+) -> None:
     """Copies the state to the host and writes it in the background; waits first for the save before. A step that is
     there already is left alone.
 
@@ -59,6 +67,7 @@ def save(manager: Manager, state: TrainState, loss: float | None = None) -> None
       manager: from `manager`.
       state: all processes call this with the same step.
       loss: on held-out data, by which `keep_best` judges; None or not finite: not the best.
+      progress: what the run carries on the host, as JSON; `read_progress` gives it back.
     """
     step = int(state.step)
     if step in manager.all_steps():
@@ -66,7 +75,11 @@ def save(manager: Manager, state: TrainState, loss: float | None = None) -> None
     rest = {"step": state.step, "optimizer_state": state.optimizer_state, "seed": state.seed}
     manager.save(
         step,
-        args=ocp.args.Composite(params=ocp.args.StandardSave(state.params), training=ocp.args.StandardSave(rest)),
+        args=ocp.args.Composite(
+            params=ocp.args.StandardSave(state.params),
+            training=ocp.args.StandardSave(rest),
+            manifest=ocp.args.JsonSave(_manifest(Path(manager.directory).parent, step, progress or {})),
+        ),
         metrics={"loss": loss} if loss is not None and isfinite(loss) else None,
         force=True,
     )
@@ -75,6 +88,18 @@ def save(manager: Manager, state: TrainState, loss: float | None = None) -> None
 def steps(run: Path) -> list[int]:
     """The steps of which there is a complete checkpoint, ascending."""
     return sorted(found.step for found in ocp.path.step.standard_name_format().find_all((run / FOLDER).absolute()))
+
+
+def read_progress(run: Path, step: int) -> dict[str, Any]:
+    """What `save` was given. Raises InputError if the checkpoint is damaged or another run's."""
+    return _checked(run, step, steps(run)).get("progress", {})
+
+
+def drop_after(run: Path, step: int) -> None:
+    """Deletes the checkpoints of later steps, the latest first, so that a kill leaves a run that can be resumed."""
+    for later in reversed(steps(run)):
+        if later > step:
+            shutil.rmtree(run / FOLDER / str(later))
 
 
 def restore(run: Path, like: TrainState, step: int | None = None) -> TrainState:
@@ -128,10 +153,10 @@ def _restore(run: Path, step: int | None, items: dict[str, Any]) -> list[Any]:
         raise InputError(f"{run} has no checkpoint of step {step}; it has {there}")
     step = there[-1] if step is None else step
     folder = (run / FOLDER / str(step)).absolute()
-    earlier = [other for other in there if other < step]
-    advice = f"delete {folder} to go on from step {earlier[-1]}" if earlier else "there is no earlier one"
+    advice = _advice(folder, step, there)
+    processes = _checked(run, step, there).get("processes")
     for item in items:
-        damaged = _everywhere(_damaged(folder / item))
+        damaged = _everywhere(_damaged(folder / item, processes))
         if damaged:
             raise InputError(f"the checkpoint of step {step} is damaged: {item}: {damaged}; {advice}")
     try:
@@ -144,9 +169,67 @@ def _restore(run: Path, step: int | None, items: dict[str, Any]) -> list[Any]:
         ) from error
 
 
-def _damaged(folder: Path) -> str:
-    """What is wrong with the stored arrays of an item; "" if nothing is. Each process looks at its share of them."""
+def _advice(folder: Path, step: int, there: list[int]) -> str:
+    earlier = [other for other in there if other < step]
+    return f"delete {folder} to resume from step {earlier[-1]}" if earlier else "there is no earlier one"
+
+
+def _identity(run: Path) -> str | None:
+    """Of the run that a folder holds; None: it is older than such identities, or holds checkpoints alone."""
+    path = run / "experiment.json"
+    return json.loads(path.read_bytes()).get("run") if path.exists() else None
+
+
+def _manifest(run: Path, step: int, progress: dict[str, Any]) -> dict[str, Any]:
+    content = {
+        "format": FORMAT,
+        "run": _identity(run),
+        "step": step,
+        "processes": jax.process_count(),
+        "progress": progress,
+    }
+    return content | {"crc": _crc(content)}
+
+
+def _crc(content: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+
+
+def _checked(run: Path, step: int, there: list[int]) -> dict[str, Any]:
+    """The manifest of a checkpoint; {} in a run that is older than manifests. Raises InputError if it is damaged, has
+    another format, or is of another run."""
+    folder, identity = (run / FOLDER / str(step)).absolute(), _identity(run)
+    path = folder / MANIFEST / "metadata"
+    advice = _advice(folder, step, there)
+    if not path.exists():
+        if identity is None:
+            return {}
+        raise InputError(f"the checkpoint of step {step} is damaged: {MANIFEST} is missing; {advice}")
     try:
+        content: dict[str, Any] = json.loads(path.read_bytes())
+        if content.pop("crc") != _crc(content):
+            raise ValueError("its checksum differs")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(f"the checkpoint of step {step} is damaged: {MANIFEST}: {error}; {advice}") from error
+    if content["format"] != FORMAT:
+        raise InputError(f"{folder} has format {content['format']}; this version reads 1 and {FORMAT}")
+    if content["run"] != identity or content["step"] != step:
+        raise InputError(
+            f"{folder} is the checkpoint of step {content['step']} of another run ({content['run']}, and not "
+            f"{identity}); {advice}"
+        )
+    return content
+
+
+def _damaged(folder: Path, processes: int | None) -> str:
+    """What is wrong with the stored arrays of an item; "" if nothing is. Each process looks at its share of them.
+    `processes` have written it, if that is known."""
+    try:
+        if not folder.is_dir():
+            return "it is missing"
+        count = len(list(folder.glob("checksums.*.json")))
+        if count != (processes or max(count, 1)):
+            return f"{count} of {processes or 1} files checksums.*.json are there"
         chunks: dict[str, str] = {}
         wrong: list[str] = []
         for path in sorted(folder.glob("checksums.*.json")):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from research.commands import report
+from research.analysis import page as pages
 from tests.analysis.runs import evaluate, experiment, write
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
@@ -42,7 +42,7 @@ def address(tmp_path_factory):
     evaluate(first)
     name = "second_with_a_name_that_is_longer_than_any_small_screen_is_wide"
     second = write(folder / name, seed=1, complete=False, data=replace(experiment().data, batch=32))
-    return report.write([first, second]).as_uri()
+    return pages.write([first, second]).as_uri()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from research.analysis import curves, runs, scores, summary, time_spent
+from research.analysis import curves, page, runs, scores, summary, time_spent
 from research.commands import report
 from research.errors import InputError
 from tests.analysis.runs import STEPS, evaluate, experiment, write
@@ -41,7 +41,7 @@ def test_a_killed_run_is_read_up_to_the_last_whole_line(other):
 def test_a_run_without_any_record_is_a_page(tmp_path):
     write(tmp_path, complete=False)
     (tmp_path / "metrics.jsonl").unlink()
-    assert "at step 0 of 40" in report.write([tmp_path]).read_text()
+    assert "at step 0 of 40" in page.write([tmp_path]).read_text()
 
 
 def test_curves_are_what_was_recorded(folder):
@@ -121,14 +121,14 @@ def test_time_is_what_was_recorded_last(folder, other):
 
 def test_what_is_no_run_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"has no experiment\.json"):
-        report.write([tmp_path])
+        page.write([tmp_path])
     with pytest.raises(InputError, match="report begins with run folders"):
         report.main([])
 
 
 def test_where_the_page_goes(folder, other, tmp_path, capsys):
-    assert report.write([folder]) == folder / "report.html"
-    assert report.write([folder, other]) == folder.parent / "report.html"
+    assert page.write([folder]) == folder / "report.html"
+    assert page.write([folder, other]) == folder.parent / "report.html"
     report.main([str(folder), "--out", str(tmp_path / "new" / "page.html")])
     assert capsys.readouterr().out == f"{tmp_path / 'new' / 'page.html'}\n"
 

@@ -190,7 +190,7 @@ def test_a_config_file_can_vary_the_one_beside_it(base, tmp_path):
 
 def test_mistakes_end_the_process_with_one_message_and_without_jax(base):
     program = (
-        "import sys\nfrom research import command_line\n"
+        "import sys\nfrom research.commands import command_line\n"
         "def main(arguments):\n    try:\n        command_line.train(arguments)\n"
         "    finally:\n        assert 'jax' not in sys.modules\n"
         "command_line.run(main, sys.argv[1:])"

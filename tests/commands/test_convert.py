@@ -10,13 +10,14 @@ import pytest
 
 import research
 from research import config, models, objectives
-from research.commands import convert
+from research.commands import convert as convert_command
 from research.config import Causal, Lora, Masked, Model, Objective, Prefix, SpanCorruption, replace_fields
 from research.data import tokenizers
 from research.errors import InputError
 from research.inference.language_model import LanguageModel
 from research.interop import tokenizer_json
 from research.models import families
+from research.runs import convert
 
 TEXT = "Return a list of the naïve 言葉 \x00 in 12 files."
 SMALL = {
@@ -56,7 +57,7 @@ def said(peer, **ids: list[int]) -> np.ndarray:
 def test_a_run_becomes_what_transformers_loads_and_back(tmp_path, objective, model):
     transformers = pytest.importorskip("transformers")
     ours = research.load(str(random_run(tmp_path / "run", model, objective)))
-    convert.main([str(tmp_path / "run"), str(tmp_path / "theirs")])
+    convert_command.main([str(tmp_path / "run"), str(tmp_path / "theirs")])
     kind = transformers.AutoModelForCausalLM if isinstance(objective, Causal) else transformers.AutoModelForMaskedLM
     ids = transformers.AutoTokenizer.from_pretrained(tmp_path / "theirs")(TEXT).input_ids
     assert ids == [256, *ours.tokenizer.encode(TEXT), *([257] if isinstance(objective, Masked) else [])]
@@ -64,7 +65,7 @@ def test_a_run_becomes_what_transformers_loads_and_back(tmp_path, objective, mod
     got = said(kind.from_pretrained(tmp_path / "theirs").eval(), input_ids=ids)
     np.testing.assert_allclose(got, wanted[: len(ids)], atol=1e-4 * np.abs(wanted).max())
 
-    convert.main([str(tmp_path / "theirs"), str(tmp_path / "back")])
+    convert_command.main([str(tmp_path / "theirs"), str(tmp_path / "back")])
     back = research.load(str(tmp_path / "back"))
     assert back.objectives == (type(objective)(),)
     np.testing.assert_array_equal(back.logits([TEXT])[0], wanted)
@@ -73,7 +74,7 @@ def test_a_run_becomes_what_transformers_loads_and_back(tmp_path, objective, mod
 def test_an_encoder_decoder_starts_and_ends_there_as_here(tmp_path):
     transformers = pytest.importorskip("transformers")
     ours = research.load(str(random_run(tmp_path / "run", T5, SpanCorruption())))
-    convert.main([str(tmp_path / "run"), str(tmp_path / "theirs")])
+    convert_command.main([str(tmp_path / "run"), str(tmp_path / "theirs")])
     peer = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "theirs").eval()
     source = transformers.AutoTokenizer.from_pretrained(tmp_path / "theirs")("the <extra_id_0> of a file").input_ids
     sentinel = ours.tokenizer.sentinels[0]
@@ -89,7 +90,7 @@ def test_an_encoder_decoder_starts_and_ends_there_as_here(tmp_path):
 def test_adapters_are_merged(tmp_path):
     source = random_run(tmp_path / "run", replace(LLAMA, lora=Lora(rank=2, alpha=1.0)), Causal())
     for dtype in ("float32", "bfloat16"):
-        convert.main([str(source), str(tmp_path / dtype), "--dtype", dtype])
+        convert_command.main([str(source), str(tmp_path / dtype), "--dtype", dtype])
     exact, rounded = (research.load(str(tmp_path / dtype)) for dtype in ("float32", "bfloat16"))
     assert exact.config.lora is None
     wanted = research.load(str(source)).logits([TEXT])[0]
@@ -107,23 +108,23 @@ def test_nothing_is_written_by_halves(tmp_path, monkeypatch):
     for options, there in (("huggingface", tokenizer_json), ("run", convert.checkpoint)):
         with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
             patch.setattr(there, "write" if options == "huggingface" else "save", full)
-            convert.main([str(source), str(tmp_path / "new"), "--to", options])
+            convert_command.main([str(source), str(tmp_path / "new"), "--to", options])
     assert os.listdir(tmp_path) == ["run"]
 
 
 def test_what_cannot_be_converted_is_told(tmp_path):
     source = str(random_run(tmp_path / "run", LLAMA, Prefix()))
     with pytest.raises(InputError, match="transformers would read with this architecture as Causal does"):
-        convert.main([source, str(tmp_path / "new")])
+        convert_command.main([source, str(tmp_path / "new")])
     with pytest.raises(InputError, match=r"the model has no adapters \(model\.lora\)"):
-        convert.main([source, str(tmp_path / "new"), "--to", "peft"])
+        convert_command.main([source, str(tmp_path / "new"), "--to", "peft"])
     odd = str(random_run(tmp_path / "odd", replace_fields(LLAMA, {"norm.placement": "post"}), Causal()))
     with pytest.raises(InputError, match="llama is nearest, but norm_placement is 'post', there 'pre'"):
-        convert.main([odd, str(tmp_path / "new")])
+        convert_command.main([odd, str(tmp_path / "new")])
     with pytest.raises(InputError, match="run exists; choose another name"):
-        convert.main([odd, source])
+        convert_command.main([odd, source])
     with pytest.raises(InputError, match="is no folder with a checkpoint"):
-        convert.main([str(tmp_path / "absent"), str(tmp_path / "new")])
+        convert_command.main([str(tmp_path / "absent"), str(tmp_path / "new")])
     with pytest.raises(InputError, match="convert begins with a checkpoint and a new folder"):
-        convert.main([source, "--to", "huggingface"])
+        convert_command.main([source, "--to", "huggingface"])
     assert sorted(os.listdir(tmp_path)) == ["odd", "run"]

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from research.commands import evaluate
+from research.commands import evaluate as evaluate_command
 from research.errors import InputError
 from research.inference import scoring
-from research.runs.log import read
+from research.runs import evaluate
+from research.runs.records import read
 from tests.tiny_run import QUESTIONS, STEPS
 
 
@@ -53,7 +54,7 @@ def test_a_run_is_asked_while_it_trains(run):
 
 def test_a_checkpoint_is_asked_in_all_its_prompt_formats_once(run, tmp_path, capsys, asked):
     arguments = [str(run), "--tasks", "copying", "docs_infill", "--limit", "4", "--out", str(tmp_path)]
-    evaluate.main(arguments)
+    evaluate_command.main(arguments)
     shown = capsys.readouterr().out
     causal, masked = shown.split("run@4, masked prompt format: pseudo scores")
     assert "run@4, causal prompt format: exact scores" in causal
@@ -61,14 +62,16 @@ def test_a_checkpoint_is_asked_in_all_its_prompt_formats_once(run, tmp_path, cap
     infill = next(r for r in results(tmp_path) if (r["task"], r["prompt_format"]) == ("docs_infill", "causal"))
     assert infill["measured"] == [] and infill["note"] == "the model was not trained to do this"  # not a score of 0
     requests = sum(asked)
-    evaluate.main(arguments)
+    evaluate_command.main(arguments)
     assert sum(asked) == requests > 0  # the second time, everything is in the cache
     assert capsys.readouterr().out == shown
 
 
 def test_checkpoints_are_compared_with_the_first(run, tmp_path, capsys):
     names = [f"{run}@{step}" for step in STEPS]
-    evaluate.main([*names, "--tasks", "copying", "--limit", "4", "--untrained", "False", "--out", str(tmp_path)])
+    evaluate_command.main(
+        [*names, "--tasks", "copying", "--limit", "4", "--untrained", "False", "--out", str(tmp_path)]
+    )
     assert "run@4 minus run@2, paired: exact scores" in capsys.readouterr().out
     found = json.loads((tmp_path / "comparisons.json").read_text())
     assert {(one["first"], one["other"], one["kind"]) for one in found} == {
@@ -103,7 +106,7 @@ def test_a_job_evaluates_every_new_checkpoint_of_a_run(run, tmp_path, monkeypatc
 
     monkeypatch.setattr(time, "sleep", sleep)
     options = ["--tasks", "copying", "--limit", "2", "--prompt-format", "causal", "--untrained", "False"]
-    evaluate.main([str(copy), "--watch", "True", "--every", "5", *options])
+    evaluate_command.main([str(copy), "--watch", "True", "--every", "5", *options])
     assert waited == [5.0]
     assert [r["checkpoint"] for r in results(copy / "evaluation")] == [f"run@{step}" for step in STEPS]
 
@@ -120,7 +123,7 @@ def test_a_checkpoint_that_is_deleted_before_its_turn_is_named(run, tmp_path, mo
             raise InputError("it has no such checkpoint")
 
     monkeypatch.setattr(evaluate, "evaluate", asked)
-    evaluate.main([str(copy), "--watch", "True", "--tasks", "copying", "--limit", "1"])
+    evaluate_command.main([str(copy), "--watch", "True", "--tasks", "copying", "--limit", "1"])
     assert seen == [str(step) for step in STEPS]
     assert f"the checkpoint of step {STEPS[0]} was deleted before it was evaluated" in capsys.readouterr().out
 
@@ -136,7 +139,7 @@ def test_a_killed_evaluation_goes_on(run, tmp_path, asked):
     process.send_signal(signal.SIGKILL)
     assert process.wait(60) == -signal.SIGKILL
     there = kept(tmp_path)
-    evaluate.main(arguments)
+    evaluate_command.main(arguments)
     assert there > 0 and sum(asked) == kept(tmp_path) - there > 0
     assert [r["task"] for r in results(tmp_path)] == ["addition", "reversal", "subtraction"]
 
@@ -161,5 +164,5 @@ def kept(folder: Path) -> int:
 def test_mistakes_are_told(run, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=message):
-        evaluate.main([one.replace("RUN", str(run)) for one in arguments])
+        evaluate_command.main([one.replace("RUN", str(run)) for one in arguments])
     assert os.listdir(tmp_path) == []

@@ -102,7 +102,7 @@ def test_what_is_written_is_what_our_model_writes(samples, model):
 def test_what_a_model_cannot_do_is_said(run):
     from lm_eval.api.instance import Instance
 
-    from research.commands.lm_eval import Research
+    from research.runs.harness import Research
 
     masked = Research(str(run), prompt_format="masked")
     with pytest.raises(InputError, match="asked as masked, the model has no answer to a generation"):

@@ -17,8 +17,8 @@ from research.errors import InputError
 from research.planning import candidates, chips, compiling, counting, hlo, plan_table, roofline
 from research.planning.compiling import Compiled
 from research.planning.counting import Piece
-from research.runs import loop
 from research.training import flops, state
+from research.training.compiled_steps import compiled_steps
 
 SMALL = Experiment(
     model=Model(vocabulary=512, width=128, depth=2, remat="full", attention=Attention(heads=2), mlp=MLP(width=256)),
@@ -41,7 +41,7 @@ def compiled():
 
 def test_memory_is_what_the_run_then_holds(compiled):
     """Of one of eight CPU devices: arrays exactly, and the whole step within a tenth."""
-    programs = loop.compiled_steps(resolved(SMALL))
+    programs = compiled_steps(resolved(SMALL))
     made = state.create(resolved(SMALL).model, programs.optimizer, 0, programs.layout)
 
     def held(tree):
@@ -77,7 +77,7 @@ def test_model_flops_are_those_that_the_compiler_counts():
     everything = (Masked(),)  # every pair of places, as model FLOPs count them
     one = dataclasses.replace(SMALL, model=model, objectives=everything, mesh=Mesh(), step=Step(loss_chunk=10**6))
     one = resolved(one)
-    programs = loop.compiled_steps(one, jax.devices()[:1])
+    programs = compiled_steps(one, jax.devices()[:1])
     batch = sharding.abstract_batch(programs.layout, one.data.batch, one.data.length)
     program = programs.train_step.lower(programs.state, batch).compile()
     expected = one.data.batch * flops.train_flops(one.model, one.data)

@@ -17,7 +17,6 @@ import pytest
 from rich.console import Console
 
 from research import config, models
-from research.commands.train import train
 from research.config import (
     MLP,
     Attention,
@@ -33,10 +32,12 @@ from research.config import (
     Schedule,
 )
 from research.errors import InputError
-from research.runs import loop
+from research.runs import prepared, run_folder
 from research.runs.clock import KINDS
-from research.runs.log import read
+from research.runs.records import read
+from research.runs.trainer import train
 from research.training import checkpoint
+from research.training.compiled_steps import compiled_steps
 
 STEPS = 6
 LONGER = 40
@@ -77,7 +78,7 @@ def _quiet() -> Console:
 
 def _params(folder: Path, step: int):
     resolved = config.load(folder / "experiment.json")
-    like = loop.compiled_steps(resolved).state.params
+    like = compiled_steps(resolved).state.params
     return jax.tree.map(np.asarray, checkpoint.restore_params(folder, like, step))
 
 
@@ -95,11 +96,10 @@ def test_a_run_folder_is_all_that_a_later_command_needs(experiment, whole):
         "tensorboard",
         "profile",
         "result.json",
-        "report.html",
     }
     assert set(os.listdir(folder)) == files
     assert sum(file.stat().st_size for file in (folder / "tensorboard").iterdir()) > 1000
-    assert json.loads((folder / "result.json").read_text()) == result
+    assert run_folder.read_result(folder) == result
     assert set(result) == {"objectives", "steps", "tokens", "seconds", "goodput", "spent", "peak_memory_bytes"}
     assert set(result["objectives"]) == {"causal", "masked"}
     for losses in result["objectives"].values():
@@ -203,10 +203,9 @@ def test_the_folder_of_another_experiment_is_refused(experiment, whole):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(experiment, tmp_path, monkeypatch):
     """Parameters go to infinity at the fifth step; the checkpoint before it is kept, and the documents are named."""
-    real = loop.compiled_steps
 
     def poisoned(experiment):
-        made = real(experiment)
+        made = compiled_steps(experiment)
 
         def train_step(state, batch):
             poison = 1.0 if int(state.step) < 4 else np.inf
@@ -214,7 +213,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 
         return replace(made, train_step=train_step)
 
-    monkeypatch.setattr(loop, "compiled_steps", poisoned)
+    monkeypatch.setattr(prepared, "compiled_steps", poisoned)
     with pytest.raises(InputError, match=r"step 5: the loss is nan(.|\n)*text\.txt"):
         train(experiment, tmp_path, _quiet())
     assert checkpoint.steps(tmp_path) == [2, 4]

@@ -10,7 +10,6 @@ from typing import get_type_hints
 import pytest
 
 from research import config
-from research.commands import command_line
 from research.config import (
     Attention,
     Causal,
@@ -28,6 +27,7 @@ from research.config import (
     SpanCorruption,
     Step,
     TextToText,
+    config_file,
     replace_fields,
 )
 from research.config.validation import validate
@@ -50,7 +50,7 @@ EVERYTHING = Experiment(  # every objective, and a value of its own for every fi
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_is_valid_and_says_how_to_run_it(path, tmp_path):
-    experiment = command_line.read(path)
+    experiment = config_file.read(path)
     validate(experiment)
     config.save(experiment, tmp_path / "experiment.json", versions={"jax": "1"})
     assert config.load(tmp_path / "experiment.json") == experiment

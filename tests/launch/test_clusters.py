@@ -13,7 +13,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from research.commands import COMMANDS, command_line
+from research.commands import COMMANDS
+from research.config import config_file
 from research.runtime import xla_flags
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -381,7 +382,7 @@ def test_the_skypilot_example_has_the_form_of_a_task():
             [TOOLS / "shellcheck", "--shell=bash", "-"], input=task[part], capture_output=True, text=True
         )
         assert checked.returncode == 0, checked.stdout
-    command_line.read(ROOT / task["envs"]["CONFIG"])
+    config_file.read(ROOT / task["envs"]["CONFIG"])
 
 
 def test_the_skypilot_example_is_valid_by_skypilot_itself():

@@ -75,9 +75,11 @@ def clone(tmp_path):
     shutil.copy(ROOT / "pyproject.toml", folder)
     (folder / "research").mkdir()
     (folder / "research" / "__init__.py").touch()
-    (folder / "research" / "library.py").touch()
-    (folder / "research" / "show.py").write_text(
-        'import os, sys\n\nif __name__ == "__main__":\n    print(os.getcwd(), sys.argv[1:])\n    sys.exit(7)\n'
+    (folder / "research" / "commands").mkdir()
+    listed = 'COMMANDS = {\n    "show": "research.commands.show",\n    "sing": "research.commands.sing",\n}\n'
+    (folder / "research" / "commands" / "__init__.py").write_text(listed)
+    (folder / "research" / "__main__.py").write_text(
+        "import os, sys\n\nprint(os.getcwd(), sys.argv[1:])\nsys.exit(7)\n"
     )
     return folder
 
@@ -211,15 +213,15 @@ def shell(clone, tmp_path):
 def test_a_command_runs_where_the_user_stands_with_its_arguments_and_exit_code(shell, clone, tmp_path):
     (tmp_path / "elsewhere" / "research").mkdir()  # a folder of the same name must not be taken for the package
     ended = shell("local.sh", "show", "two words", "--a.b", "*")
-    assert ended.stdout == f"{tmp_path / 'elsewhere'} ['two words', '--a.b', '*']\n"
+    assert ended.stdout == f"{tmp_path / 'elsewhere'} ['show', 'two words', '--a.b', '*']\n"
     assert ended.returncode == 7
     assert (tmp_path / "installed").read_text() == f"{clone}/launch/install.py\n"
 
 
 @pytest.mark.skipif(any(Path("/dev").glob("nvidia[0-9]*")), reason="only where there is no accelerator")
 def test_memory_is_kept_between_steps_on_a_cpu_unless_the_user_says_otherwise(shell, clone, monkeypatch):
-    script = 'import os\n\nif __name__ == "__main__":\n    print(os.environ["GLIBC_TUNABLES"])\n'
-    (clone / "research" / "show.py").write_text(script)
+    script = 'import os\n\nprint(os.environ["GLIBC_TUNABLES"])\n'
+    (clone / "research" / "__main__.py").write_text(script)
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     kept = dict(each.split("=") for each in shell("local.sh", "show").stdout.strip().split(":"))
     assert int(kept["glibc.malloc.mmap_threshold"]) == 2**28 and kept["glibc.malloc.arena_max"] == "1"
@@ -228,14 +230,35 @@ def test_memory_is_kept_between_steps_on_a_cpu_unless_the_user_says_otherwise(sh
 
 
 def test_help_and_a_wrong_command_install_nothing(shell, tmp_path):
-    shown = shell("local.sh", "--help")
-    assert shown.returncode == 0
-    assert "./launch/local.sh COMMAND" in shown.stdout and "Commands: show" in shown.stdout
-    for command in ([], ["library"], ["sho"]):
-        ended = shell("local.sh", *command)
+    for arguments in (["--help"], ["-h"], []):
+        shown = shell("local.sh", *arguments)
+        assert shown.returncode == 0
+        assert "./launch/local.sh COMMAND" in shown.stdout and shown.stdout.endswith("Commands: show, sing\n")
+    for command in ("library", "sho", "show\nsing", "--model.width"):
+        ended = shell("local.sh", command)
         assert ended.returncode == 2
-        assert ended.stderr.startswith("error: ") and ended.stderr.endswith("is not one of the commands: show\n")
+        assert ended.stderr == f"error: {command} is not one of the commands: show, sing\n"
     assert not (tmp_path / "installed").exists()
+
+
+def test_three_ways_to_a_command_are_one(tmp_path):
+    """`research`, `python -m research` and the script give a mistake, and help, the same answer."""
+    shutil.copytree(ROOT / "launch", tmp_path / "launch", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "research").symlink_to(ROOT / "research")
+    stub(tmp_path / ".venv", "unused", "")
+    stub(tmp_path / ".venv" / "bin", "python", f'exec "{sys.executable}" "$@"')
+    stub(tmp_path / "bin", "python3", "")  # everything is installed
+    module, name = PROJECT["scripts"]["research"].split(":")
+    script = f"import sys, {module}; sys.argv[0] = 'research'; {module}.{name}()"
+    environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
+    for arguments in (["train", "nowhere.py"], ["train", "configs/quickstart.py", "--sead", "3"], ["nothing"]):
+        ways = ([sys.executable, "-c", script], [sys.executable, "-m", "research"], [tmp_path / "launch" / "local.sh"])
+        ended = [
+            subprocess.run([*way, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+            for way in ways
+        ]
+        assert len({(one.returncode, one.stdout, one.stderr) for one in ended}) == 1, ended
+        assert ended[0].returncode == 2 and ended[0].stderr.startswith("error: ")
 
 
 def test_tests_are_installed_for_and_their_arguments_go_to_pytest(shell, clone, tmp_path):

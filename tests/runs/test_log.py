@@ -8,7 +8,8 @@ from rich.console import Console
 
 from research import config
 from research.runs.clock import Clock
-from research.runs.log import FILE, Log, read
+from research.runs.log import Log
+from research.runs.records import FILE, read
 
 
 class Late(io.StringIO):

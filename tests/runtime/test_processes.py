@@ -19,7 +19,6 @@ from rich.console import Console
 
 from research import config
 from research.commands import evaluate
-from research.commands.train import train
 from research.config import (
     MLP,
     Attention,
@@ -35,7 +34,9 @@ from research.config import (
     Probes,
     Schedule,
 )
-from research.runs.log import FILE, read
+from research.runs import run_folder
+from research.runs.records import FILE, read
+from research.runs.trainer import train
 from research.runtime import processes
 from research.training import checkpoint
 
@@ -148,7 +149,7 @@ def interrupted(experiment, tmp_path_factory):
 def test_a_signal_to_one_process_saves_and_ends_all(interrupted):
     _, first, (codes, said), _ = interrupted
     assert codes == [128 + signal.SIGTERM] * 2, said
-    assert f"SIGTERM: saved at step {first}; the same command goes on" in said[0]
+    assert f"SIGTERM: saved at step {first}; rerun the same command to resume" in said[0]
 
 
 def test_when_one_process_is_killed_the_others_end_with_a_message(interrupted):
@@ -167,7 +168,7 @@ def test_any_number_of_processes_goes_on_and_the_losses_are_those_of_one(experim
     processes, said = start(until(experiment, last), tmp_path / "one", 2, "--mesh.tensor", "2", "--mesh.context", "2")
     codes, said = end(processes, said)
     assert codes == [0, 0], said
-    by_two = json.loads((tmp_path / "one" / "result.json").read_text())
+    by_two = run_folder.read_result(tmp_path / "one")
     assert_same(losses(folder), losses(tmp_path / "one"))
     for kind in ("train", "held_out"):
         ours, theirs = losses(folder, kind), losses(tmp_path / "one", kind)
@@ -226,7 +227,7 @@ def numbers(file):
 
 def test_half_of_what_several_processes_need_is_refused(experiment, tmp_path):
     config.save(experiment, tmp_path / "experiment.json")
-    command = [sys.executable, "-m", "train", str(tmp_path / "experiment.json")]
+    command = [sys.executable, "-m", "research", "train", str(tmp_path / "experiment.json")]
     environment = os.environ | {processes.ADDRESS: "127.0.0.1:1", processes.COUNT: "2"}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ended.returncode == 2
@@ -249,6 +250,6 @@ def test_four_processes_are_one_run_on_any_mesh(experiment, tmp_path, mesh):
     by_four = json.loads((tmp_path / "four" / "result.json").read_text())
     assert by_four["tokens"] == by_one["tokens"]
     compiled = tmp_path / "compiled"
-    codes, said = end(*start(until(experiment, 6), tmp_path / "four", 2, "--compiled", str(compiled)))
+    codes, said = end(*start(until(experiment, 6), tmp_path / "four", 2, "--compilation-cache-dir", str(compiled)))
     assert any("jit_run" in path.name for path in compiled.iterdir())
     assert codes == [0, 0] and checkpoint.steps(tmp_path / "four")[-1] == 6, said

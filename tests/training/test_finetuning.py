@@ -13,14 +13,14 @@ from rich.console import Console
 
 import research
 from research import config, interop, models
-from research.commands import command_line, convert
-from research.commands.train import train
-from research.config import Evaluation, Experiment, Logging, Model, Schedule, replace_fields
+from research.commands import convert as convert_command
+from research.config import Evaluation, Experiment, Logging, Model, Schedule, config_file, replace_fields
 from research.data.tokenizer_backends import HuggingFace
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
 from research.interop import huggingface
 from research.models import adapters, families
+from research.runs.trainer import train
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SMALL = {
@@ -86,7 +86,7 @@ def texts(tmp_path_factory) -> Path:
 
 def tuned(name: str, base: Path, texts: Path, folder: Path) -> tuple[Experiment, dict]:
     """Runs a config at tiny size; its experiment and its result."""
-    experiment = command_line.read(CONFIGS / f"{name}.py")
+    experiment = config_file.read(CONFIGS / f"{name}.py")
     source = f"chat:{texts}/*.jsonl" if "instruction" in name else f"text:{texts}/*.txt"
     data = replace(experiment.data, source=source, length=48, batch=8, held_out=0.2, cache=str(texts / "cache"))
     experiment = replace(
@@ -128,10 +128,10 @@ def test_what_a_config_changes(name, llama, texts, tmp_path):
     assert all(np.any(trained[path]) for path in changes)
 
     if after.config.lora is not None:  # merged for others, or kept apart
-        convert.main([str(tmp_path / "run"), str(tmp_path / "merged")])
+        convert_command.main([str(tmp_path / "run"), str(tmp_path / "merged")])
         (wanted,), (got,) = (lm.logits(["7 has"]) for lm in (after, research.load(str(tmp_path / "merged"))))
         np.testing.assert_allclose(got, wanted, atol=1e-4 * np.abs(wanted).max())
-        convert.main([str(tmp_path / "run"), str(tmp_path / "adapter"), "--to", "peft"])
+        convert_command.main([str(tmp_path / "run"), str(tmp_path / "adapter"), "--to", "peft"])
         written = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
         assert written["base_model_name_or_path"] == str(llama)
 
@@ -153,7 +153,7 @@ def test_an_imported_model_goes_on_by_its_own_objective(name, texts, tmp_path):
     base = checkpoint(tmp_path / "base", *CONTINUED[name])
     experiment, result = tuned(name, base, texts, tmp_path / "run")
     assert all(np.isfinite(losses["loss"]) for losses in result["objectives"].values())
-    convert.main([str(tmp_path / "run"), str(tmp_path / "theirs")])
+    convert_command.main([str(tmp_path / "run"), str(tmp_path / "theirs")])
     before, after, back = (research.load(str(tmp_path / each)) for each in ("base", "run", "theirs"))
     assert after.objectives == experiment.objectives
     assert (after.tokenizer.size, after.tokenizer.sentinels) == (before.tokenizer.size, before.tokenizer.sentinels)
@@ -164,7 +164,7 @@ def test_an_imported_model_goes_on_by_its_own_objective(name, texts, tmp_path):
 
 def test_what_cannot_be_begun_with_is_told(llama, texts, tmp_path):
     def begin(**changes) -> None:
-        experiment = replace(command_line.read(CONFIGS / "finetune.py"), **{"initialize_from": str(llama), **changes})
+        experiment = replace(config_file.read(CONFIGS / "finetune.py"), **{"initialize_from": str(llama), **changes})
         train(experiment, tmp_path / "run", Console(file=io.StringIO()))
 
     with pytest.raises(InputError, match="is no folder with a checkpoint"):

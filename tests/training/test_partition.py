@@ -11,8 +11,8 @@ from research.config import Attention, Experiment, Lora, Model
 from research.errors import InputError
 from research.models import adapters
 from research.objectives import Batch
-from research.runs import loop
 from research.training import partition, state
+from research.training.compiled_steps import compiled_steps
 
 MODEL = config.resolve(Model(width=16, depth=2, vocabulary=32, attention=Attention(heads=2)), 32, 8)
 EXPERIMENT = Experiment(
@@ -30,7 +30,7 @@ BATCH = Batch(TOKENS[:, :-1], TOKENS[:, 1:], np.ones((4, 8), np.float32), PLACES
 
 def changed(experiment: Experiment, leaves: dict) -> tuple[set[str], list[float]]:
     """The paths that three steps change, and the losses."""
-    programs = loop.compiled_steps(experiment)
+    programs = compiled_steps(experiment)
     run = state.begin(models.unflatten(leaves), programs.optimizer, 0, programs.state, programs.frozen)
     before = {path: np.array(leaf) for path, leaf in leaves.items()}
     run = jax.device_put(run, jax.tree.map(lambda leaf: leaf.sharding, programs.state))
@@ -58,7 +58,7 @@ def test_patterns_freeze(leaves):
     moved, losses = changed(experiment, copied(leaves))
     assert moved == set(leaves) - frozen
     assert losses[-1] < losses[0]
-    optimizer_state = jax.tree.leaves(loop.compiled_steps(experiment).state.optimizer_state)
+    optimizer_state = jax.tree.leaves(compiled_steps(experiment).state.optimizer_state)
     trained = sum(leaf.size for path, leaf in leaves.items() if path not in frozen)
     assert sum(leaf.size for leaf in optimizer_state if leaf.ndim) == 2 * trained
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from research.commands import command_line
-from research.commands.train import train
+from research.config import config_file
+from research.runs.trainer import train
 
 ROOT = Path(__file__).resolve().parents[2]
 # the largest share of the unigram baseline's held-out loss
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_quickstart_learns_all_three_objectives(tmp_path):
-    experiment = command_line.read(ROOT / "configs" / "quickstart.py")
+    experiment = config_file.read(ROOT / "configs" / "quickstart.py")
     result = train(experiment, tmp_path, Console())
     shares = {name: losses["loss"] / losses["unigram"] for name, losses in result["objectives"].items()}
     assert set(shares) == set(QUICKSTART)
@@ -27,7 +27,7 @@ def test_the_quickstart_learns_all_three_objectives(tmp_path):
 
 def test_shakespeare_reaches_the_loss_of_nanogpt(shared, tmp_path):
     """1.908 was measured for nanoGPT with this setting."""
-    experiment = command_line.read(ROOT / "configs" / "shakespeare_char.py")
+    experiment = config_file.read(ROOT / "configs" / "shakespeare_char.py")
     text = shared / "data" / "text" / "tinyshakespeare.txt"
     result = train(replace(experiment, data=replace(experiment.data, source=f"text:{text}")), tmp_path, Console())
     assert result["objectives"]["causal"]["loss"] <= 1.91

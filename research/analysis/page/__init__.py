@@ -1,4 +1,4 @@
-"""One HTML page about runs that needs no other file and no network: `html(runs)`.
+"""One HTML page about runs that needs no other file and no network: `write(folders)`.
 
 The charts are drawn by uPlot (MIT licence), whose released files are in `uplot/`.
 """
@@ -12,10 +12,25 @@ import jinja2
 
 from research import config
 from research.analysis import curves, scores, summary, time_spent
-from research.analysis.runs import Run
+from research.analysis.runs import Run, read
+from research.runtime import files
 
 FOLDER = Path(__file__).parent
 COLOURS = 8  # that page.css has for runs
+
+
+def write(folders: Sequence[Path], out: Path | None = None) -> Path:
+    """Writes the page about some run folders and returns its path: `report.html` in the run folder, of several runs in
+    the one above, unless `out` says otherwise.
+
+    Raises:
+      InputError: if one is not a run folder.
+    """
+    found = read(folders)
+    out = out or (folders[0] if len(folders) == 1 else folders[0].resolve().parent) / "report.html"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    files.write_atomically(out, html(found))
+    return out
 
 
 def html(runs: Sequence[Run]) -> str:

@@ -11,9 +11,19 @@ from filelock import FileLock
 from rich.console import Console
 
 from research import config
-from research.commands import command_line, evaluate
-from research.commands.train import train
-from research.config import Causal, Evaluation, Experiment, Logging, Masked, Optimizer, Prefix, replace_fields
+from research.config import (
+    Causal,
+    Evaluation,
+    Experiment,
+    Logging,
+    Masked,
+    Optimizer,
+    Prefix,
+    config_file,
+    replace_fields,
+)
+from research.runs import evaluate
+from research.runs.trainer import train
 from research.runtime import processes
 from research.training import checkpoint
 
@@ -46,7 +56,7 @@ def new_york_zoo(adapters: bool = False) -> tuple[str, str]:
     if checkpoint.steps(trained):
         return str(config.load(trained / "experiment.json").initialize_from), str(trained)
     base = pretrained() if adapters else quickstart()
-    whole = command_line.read(ROOT / "configs" / f"{name}.py")
+    whole = config_file.read(ROOT / "configs" / f"{name}.py")
     experiment = replace(whole, initialize_from=base, evaluation=Evaluation(every=0, samples=False), logging=QUIET)
     if base != str(smollm2()):
         faster = Optimizer(learning_rate=1e-2 if adapters else 2e-3, weight_decay=0.0)
@@ -76,7 +86,7 @@ def evaluated(folder: str, tasks: Sequence[str], limit: int) -> None:
 
 def _small() -> Experiment:
     """The quickstart with a tenth of its parameters and less of everything else."""
-    whole = command_line.read(ROOT / "configs" / "quickstart.py")
+    whole = config_file.read(ROOT / "configs" / "quickstart.py")
     return replace(
         whole,
         model=replace_fields(

@@ -1,15 +1,17 @@
 """Probes: what a model says at a few chosen places, and how that changes with training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
 
 from research import config
 from research.inference.language_model import LanguageModel
+from research.runs.evaluators import Moment
+from research.runs.prepared import Prepared
 
 
 @dataclass(frozen=True)
@@ -99,3 +101,29 @@ def show(result: dict[str, Any]) -> Group:
         table.add_row("unrelated prompts: divergence, nats", *(f"{d:.3f}" for d in result["unrelated"]["divergence"]))
         table.add_row("unrelated prompts: another first choice", *(f"{c:.0%}" for c in result["unrelated"]["changed"]))
     return Group(table)
+
+
+class Probes:
+    """Asks before training too, for the comparison."""
+
+    kind = "probes"
+
+    def __init__(self, run: Prepared, before: Moment, say: Callable[[str], None]) -> None:
+        evaluation = run.experiment.evaluation
+        self.probes, self.say = evaluation.probes, say
+        self.every = evaluation.every if evaluation.probes_every is None else evaluation.probes_every
+        self.steps: dict[int, Probed] = {}
+        self.evaluate(before)
+
+    def evaluate(self, moment: Moment) -> dict[str, Any]:
+        probed = probe(moment.model, self.probes)
+        self.steps[moment.step] = probed
+        self.say(f"step {moment.step:,}: {said(self.probes, probed)}")
+        return {}  # they are in the result, step by step
+
+    def result(self) -> dict[str, Any]:
+        """What `result.json` says of them."""
+        return result(self.probes, self.steps)
+
+    def table(self) -> RenderableType | None:
+        return show(self.result())

@@ -1,0 +1,67 @@
+"""TensorBoard and its like can fail, block and come back; training goes on meanwhile."""
+
+import threading
+import time
+
+import pytest
+
+from research.config import Logging
+from research.errors import InputError
+from research.runs import side_channels
+from research.runs.side_channels import Channel
+
+
+class Sink:
+    """Fails as often as it is told to."""
+
+    written: list[int]
+
+    def __init__(self, failures):
+        self.written, self.failures = [], failures
+
+    def write(self, step, numbers):
+        if self.failures:
+            self.failures -= 1
+            raise OSError(28, "No space left on device")
+        self.written.append(step)
+
+    def close(self):
+        pass
+
+
+def test_a_channel_that_fails_is_named_once_and_misses_nothing(monkeypatch):
+    monkeypatch.setattr(side_channels, "RETRY", 0.01)
+    sink, said = Sink(failures=3), []
+    channel = Channel("TensorBoard", lambda: sink, said.append)
+    for step in range(5):
+        channel.write(step, {})
+    while len(sink.written) < 5:
+        time.sleep(0.01)
+    channel.close()
+    assert sink.written == [0, 1, 2, 3, 4]
+    assert len(said) == 2 and said[0].startswith("TensorBoard failed") and said[1] == "TensorBoard goes on"
+
+
+def test_a_channel_that_blocks_delays_nobody(monkeypatch):
+    monkeypatch.setattr(side_channels, "PATIENCE", 0.1)
+    for_ever, said = threading.Event(), []
+    channel = Channel("Weights & Biases", for_ever.wait, said.append)
+    begin = time.monotonic()
+    for step in range(side_channels.KEPT + 10):
+        channel.write(step, {})
+    channel.close()
+    assert time.monotonic() - begin < 5
+    assert said == [f"Weights & Biases: {side_channels.KEPT:,} records could not be written"]
+
+
+def test_a_missing_package_or_login_is_told_before_anything_is_made(monkeypatch):
+    with pytest.raises(InputError, match=r"logging\.wandb needs the package wandb"):
+        side_channels.check(Logging(wandb="project"))
+    monkeypatch.setattr(side_channels.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setenv("HOME", "/nowhere")
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(InputError, match="nobody is logged in"):
+        side_channels.check(Logging(wandb="project"))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    side_channels.check(Logging(wandb="project"))
