@@ -105,7 +105,7 @@ def test_nothing_is_written_by_halves(tmp_path, monkeypatch):
 
 def test_what_cannot_be_converted_is_told(tmp_path):
     source = str(random_run(tmp_path / "run", LLAMA, Prefix()))
-    with pytest.raises(InputError, match="transformers would read with this architecture as Causal does"):
+    with pytest.raises(InputError, match=r"with causal attention, but it was trained with Prefix \(prefix\)"):
         convert.main([source, str(tmp_path / "new")])
     with pytest.raises(InputError, match=r"the model has no adapters \(model\.lora\)"):
         convert.main([source, str(tmp_path / "new"), "--to", "peft"])

@@ -35,7 +35,7 @@ def _lm(*kinds, tokenizer: Tokenizer | None = None, **changes) -> LanguageModel:
 
 @pytest.fixture(scope="module")
 def lm():
-    return _lm(Causal(), Masked(), SpanCorruption(name="prefix"))
+    return _lm(Causal(), Masked(), SpanCorruption())
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +56,10 @@ def test_token_losses_are_those_of_the_logits(lm):
 
 
 def test_every_objective_shows_its_own_places(lm):
-    masked, span = lm.token_losses(TEXT, "masked"), lm.token_losses(TEXT, "prefix")
+    masked, span = lm.token_losses(TEXT, "masked"), lm.token_losses(TEXT, "span_corruption")
     assert len(masked) == round(0.15 * len(TEXT)) and "".join(masked["target"]).isascii()
     assert span["target"][0] == "<extra_id_0>" and span["target"][-1] == "<eos>"
-    with pytest.raises(InputError, match="it was with causal, masked, prefix"):
+    with pytest.raises(InputError, match="it was with causal, masked, span_corruption"):
         lm.token_losses(TEXT, "translation")
 
 
