@@ -27,6 +27,7 @@ from research.errors import InputError
 from research.inference import batch_generation, generation, inside, prompting, scoring
 from research.inference.batch_generation import GeneratedBatch
 from research.inference.generation import Prompt, Sampling, bucket
+from research.inference.inside import Inside
 from research.inference.prompting import Prompted, PromptFormat
 from research.inference.requests import Continuation, Generation, Scorable, Score
 from research.inference.scoring import ScoredBatch
