@@ -5,11 +5,9 @@ import sys
 from dataclasses import replace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import research
 from research import config, models, objectives
 from research.config import Causal, Masked, Model, Prefix, SpanCorruption, TextToText
 from research.data import tokenizers
@@ -18,9 +16,6 @@ from research.data.tokenizers import Tokenizer
 from research.errors import InputError
 from research.inference.generation import Prompt, Sampling, cut, generate
 from research.inference.language_model import LanguageModel
-from research.runs import run_folder
-from research.training import checkpoint
-from research.training.state import TrainState
 
 TEXT = "the cat sat on the mat"
 
@@ -269,20 +264,6 @@ def test_a_model_that_only_fills_gaps_scores_too(lm, encoder_decoder):
     masked, spans = lm.score("the cat", " sat", "masked"), encoder_decoder.score("the cat", " sat", "span_corruption")
     assert (masked.kind, spans.kind) == ("pseudo", "exact")
     assert masked.tokens == spans.tokens == [" ", "s", "a", "t"]
-
-
-def test_a_run_folder_is_the_model_that_was_trained(lm, tmp_path):
-    run_folder.claim(tmp_path, config.Experiment(model=lm.config, objectives=lm.objectives), lm.tokenizer)
-    trained = TrainState(jnp.int32(3), lm.params, {"count": jnp.int32(3)}, jnp.uint32(0))
-    with checkpoint.manager(tmp_path, config.Checkpoint()) as manager:
-        checkpoint.save(manager, trained)
-    loaded = research.load(str(tmp_path))
-    assert replace(loaded, params=lm.params, tokenizer=lm.tokenizer) == lm
-    assert loaded.tokenizer.digest == lm.tokenizer.digest
-    jax.tree.map(np.testing.assert_array_equal, loaded.params, lm.params)
-    (tmp_path / "experiment.json").unlink()
-    with pytest.raises(InputError, match="not a whole run folder"):
-        research.load(str(tmp_path))
 
 
 def test_importing_the_package_loads_no_library():
