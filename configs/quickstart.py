@@ -29,7 +29,7 @@ def get_config() -> Experiment:
         objectives=(
             Causal(rate=0.4),
             Masked(rate=0.35, mask_rate=0.3),
-            SpanCorruption(rate=0.25, name="prefix"),
+            SpanCorruption(rate=0.25),
         ),
         data=Data(source="python-docs", held_out=0.05, tokenizer="train:2048", length=128, batch=16),
         optimizer=Optimizer(name="muon", learning_rate=5e-3),

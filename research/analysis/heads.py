@@ -7,7 +7,8 @@ from jaxtyping import Float
 
 from research import objectives
 from research.errors import InputError
-from research.inference.language_model import Inside, LanguageModel
+from research.inference.inside import Inside
+from research.inference.language_model import LanguageModel
 from research.objectives import Example
 
 Scores = Float[np.ndarray, "layers heads"]

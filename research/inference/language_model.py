@@ -24,9 +24,10 @@ from research import models, objectives
 from research.config import Model
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
-from research.inference import batch_generation, generation, prompting, scoring
+from research.inference import batch_generation, generation, inside, prompting, scoring
 from research.inference.batch_generation import GeneratedBatch
 from research.inference.generation import Prompt, Sampling, bucket
+from research.inference.inside import Inside
 from research.inference.prompting import Prompted, PromptFormat
 from research.inference.requests import Continuation, Generation, Scorable, Score
 from research.inference.scoring import ScoredBatch
@@ -56,18 +57,6 @@ class Candidate:
 
     token: str
     probability: float
-
-
-@dataclass(frozen=True)
-class Inside:
-    """What happens inside a model while it reads; float32, without padding."""
-
-    tokens: list[str]
-    attention: np.ndarray  # [layer, head, query, key]
-    query: np.ndarray  # [layer, head, place, head_width]; turned, where positions are rotary
-    key: np.ndarray  # [layer, kv_head, place, head_width]; likewise
-    value: np.ndarray  # [layer, kv_head, place, head_width]
-    residual: np.ndarray  # [layer, place, width]: the stream after each layer
 
 
 @dataclass(frozen=True)
@@ -221,21 +210,14 @@ class LanguageModel:
 
     def look(self, example: Example) -> Inside:
         """What happens inside while an example is read; of an encoder-decoder, inside the encoder."""
-        stack = "encoder" if self._encoder_decoder else "decoder"
-        layers = _inside(self.config, self.params, self._batch([example]))[stack]["layers"]
-        tokens = example.tokens if example.source is None else example.source
-        n, own = len(tokens), {name: gather_to_host(array[:, 0]) for name, array in layers["attention"].items()}
-        query, key, value = (own[name][:, :n].swapaxes(1, 2) for name in ("queries", "keys", "values"))
-        residual = gather_to_host(layers["residual"][:, 0, :n])
-        return Inside(self.tokenizer.pieces(tokens), own["attention"][:, :, :n, :n], query, key, value, residual)
+        return inside.look(self.config, self.params, self.tokenizer, self._batch([example]), example)
 
     def lens(self, example: Example) -> np.ndarray:
         """The logits that the residual stream after each layer would give, float32 `[layer, place, vocabulary]`; those
         after the last layer are the model's own."""
         if self._encoder_decoder:
             raise InputError("the lens reads models of one stack; this is an encoder-decoder")
-        layers = _inside(self.config, self.params, self._batch([example]))["decoder"]["layers"]
-        return gather_to_host(_read_out(self.config, self.params, layers["residual"][:, 0]))[:, : len(example.tokens)]
+        return inside.lens(self.config, self.params, self._batch([example]))[:, : len(example.tokens)]
 
     @property
     def _encoder_decoder(self) -> bool:
@@ -333,5 +315,3 @@ def _log_softmax(scores: np.ndarray) -> np.ndarray:
 
 
 _logits = jax.jit(models.logits, static_argnums=0)
-_inside = jax.jit(models.inside, static_argnums=0)
-_read_out = jax.jit(models.read_out, static_argnums=0)

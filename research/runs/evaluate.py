@@ -1,5 +1,5 @@
-"""Checkpoints on tasks, with honest statistics: what the command `evaluate` does. Several processes compute together; one
-of them shows and writes the results."""
+"""Checkpoints on tasks, with honest statistics: what the command `evaluate` does. Several processes compute together;
+one of them shows and writes the results."""
 
 import time
 from collections.abc import Sequence

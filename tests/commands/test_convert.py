@@ -114,12 +114,12 @@ def test_nothing_is_written_by_halves(tmp_path, monkeypatch):
 
 def test_what_cannot_be_converted_is_told(tmp_path):
     source = str(random_run(tmp_path / "run", LLAMA, Prefix()))
-    with pytest.raises(InputError, match="transformers would read with this architecture as Causal does"):
+    with pytest.raises(InputError, match=r"with causal attention, but it was trained with Prefix \(prefix\)"):
         convert_command.main([source, str(tmp_path / "new")])
     with pytest.raises(InputError, match=r"the model has no adapters \(model\.lora\)"):
         convert_command.main([source, str(tmp_path / "new"), "--to", "peft"])
     odd = str(random_run(tmp_path / "odd", replace_fields(LLAMA, {"norm.placement": "post"}), Causal()))
-    with pytest.raises(InputError, match="llama is nearest, but norm_placement is 'post', there 'pre'"):
+    with pytest.raises(InputError, match="llama is nearest, but norm.placement is 'post', there 'pre'"):
         convert_command.main([odd, str(tmp_path / "new")])
     with pytest.raises(InputError, match="run exists; choose another name"):
         convert_command.main([odd, source])

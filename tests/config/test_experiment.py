@@ -180,6 +180,22 @@ def test_what_follows_from_other_fields_is_filled_and_what_was_given_is_kept():
     assert config.resolve(given, vocabulary=1000, length=64) == given
 
 
+def test_the_options_of_an_objective_are_those_of_its_class(capsys):
+    given = Experiment(objectives=(Masked(), SpanCorruption()))
+    options = ["--objectives.0.mask-rate", "0.3", "--objectives.1.mean-span", "5"]
+    assert command_line.parse("train", options, given).objectives == (
+        Masked(mask_rate=0.3),
+        SpanCorruption(mean_span=5.0),
+    )
+    with pytest.raises(InputError, match=r"no option --objectives\.1\.mask-rate"):
+        command_line.parse("train", ["--objectives.1.mask-rate", "0.3"], given)
+    with pytest.raises(SystemExit):
+        command_line.parse("train", ["--help"], given)
+    shown = capsys.readouterr().out
+    assert "--objectives.0.whole-words" in shown and "--objectives.1.noise-rate" in shown
+    assert "preference" not in shown  # facts of a class are no options
+
+
 def test_every_field_has_a_meaning():
     """`--help` shows the comments of `config.py`; a field without one would be a riddle there. A part of the tree has
     the docstring of its class instead."""

@@ -5,11 +5,9 @@ import sys
 from dataclasses import replace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import research
 from research import config, models, objectives
 from research.config import (
     MLP,
@@ -29,9 +27,6 @@ from research.data.tokenizers import Tokenizer
 from research.errors import InputError
 from research.inference.generation import Prompt, Sampling, cut, generate
 from research.inference.language_model import LanguageModel
-from research.runs import run_folder
-from research.training import checkpoint
-from research.training.state import TrainState
 
 TEXT = "the cat sat on the mat"
 
@@ -53,7 +48,7 @@ def _lm(*kinds, tokenizer: Tokenizer | None = None, **changes) -> LanguageModel:
 
 @pytest.fixture(scope="module")
 def lm():
-    return _lm(Causal(), Masked(), SpanCorruption(name="prefix"))
+    return _lm(Causal(), Masked(), SpanCorruption())
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +69,10 @@ def test_token_losses_are_those_of_the_logits(lm):
 
 
 def test_every_objective_shows_its_own_places(lm):
-    masked, span = lm.token_losses(TEXT, "masked"), lm.token_losses(TEXT, "prefix")
+    masked, span = lm.token_losses(TEXT, "masked"), lm.token_losses(TEXT, "span_corruption")
     assert len(masked) == round(0.15 * len(TEXT)) and "".join(masked["target"]).isascii()
     assert span["target"][0] == "<extra_id_0>" and span["target"][-1] == "<eos>"
-    with pytest.raises(InputError, match="it was with causal, masked, prefix"):
+    with pytest.raises(InputError, match="it was with causal, masked, span_corruption"):
         lm.token_losses(TEXT, "translation")
 
 
@@ -287,20 +282,6 @@ def test_a_model_that_only_fills_gaps_scores_too(lm, encoder_decoder):
     masked, spans = lm.score("the cat", " sat", "masked"), encoder_decoder.score("the cat", " sat", "span_corruption")
     assert (masked.kind, spans.kind) == ("pseudo", "exact")
     assert masked.tokens == spans.tokens == [" ", "s", "a", "t"]
-
-
-def test_a_run_folder_is_the_model_that_was_trained(lm, tmp_path):
-    run_folder.claim(tmp_path, config.Experiment(model=lm.config, objectives=lm.objectives), lm.tokenizer)
-    trained = TrainState(jnp.int32(3), lm.params, {"count": jnp.int32(3)}, jnp.uint32(0))
-    with checkpoint.manager(tmp_path, config.Checkpoint()) as manager:
-        checkpoint.save(manager, trained)
-    loaded = research.load(str(tmp_path))
-    assert replace(loaded, params=lm.params, tokenizer=lm.tokenizer) == lm
-    assert loaded.tokenizer.digest == lm.tokenizer.digest
-    jax.tree.map(np.testing.assert_array_equal, loaded.params, lm.params)
-    (tmp_path / "experiment.json").unlink()
-    with pytest.raises(InputError, match="not a whole run folder"):
-        research.load(str(tmp_path))
 
 
 def test_importing_the_package_loads_no_library():

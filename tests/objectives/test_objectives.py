@@ -163,3 +163,8 @@ def test_the_decoder_begins_with_the_beginning_of_a_document_or_with_padding(obj
     t5 = dataclasses.replace(VOCABULARY, bos=None)
     parts = (piece[:10], piece[10:])[: 1 + isinstance(objective, config.TextToText)]
     assert objective.example(parts, (0,), t5, True).tokens[0] == 0
+
+
+def test_two_tokens_are_enough():
+    for objective in (config.Causal(), config.Prefix(), config.TextToText()):
+        assert show(objective, np.array([3, 4])).targets.tolist() == [4]
