@@ -2,8 +2,8 @@
 of the tests compiled, the next one finds on disk. All of it is set before JAX starts, and subprocesses inherit it.
 Examples that hypothesis draws are the same in every run and may take their time.
 
-A worker keeps every program that it has compiled, with its buffers, and would grow to 5 GB. After a module that leaves it
-above MEMORY it forgets them, and the run ends with the peak of each worker.
+A worker keeps every program that it has compiled, with its buffers, and would grow to 5 GB. After a module that leaves
+it above MEMORY it forgets them, and the run ends with the peak of each worker.
 """
 
 import ctypes
@@ -77,10 +77,10 @@ def peak() -> int:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     output = getattr(session.config, "workeroutput", None)  # of a worker of pytest-xdist
-    if output is None:
-        peaks["this process"] = peak()
-    else:
+    if output is not None:
         output["peak"] = peak()
+    elif not session.config.pluginmanager.hasplugin("dsession"):
+        peaks["this process"] = peak()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,6 +1,5 @@
 """Run folders as data, complete or not: what was run, what it recorded, and what it came to."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from research import config
-from research.config import Experiment
+from research.config import Experiment, validation
+from research.data.json_forms import read_json
 from research.errors import InputError
 from research.models import adapters
-from research.runs import log
+from research.runs import records
 from research.training import flops
 
 
@@ -67,17 +67,20 @@ def _read(folder: Path, name: str) -> Run:
     path = folder / "experiment.json"
     if not path.exists():
         raise InputError(f"{folder} is not a run folder: it has no experiment.json")
-    facts = json.loads(path.read_text())
-    del facts["experiment"]
+    experiment = config.load(path)
+    try:
+        validation.validate(experiment)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    result = read_json(folder / "result.json", records.RESULT)
+    absent = {objective.name for objective in experiment.objectives} - set((result or {}).get("objectives", ()))
+    if result is not None and absent:
+        raise InputError(f"{folder / 'result.json'} has no result of {', '.join(sorted(absent))}")
     return Run(
         name=name,
-        experiment=config.load(path),
-        facts=facts,
-        records=log.read(folder / "metrics.jsonl"),
-        result=_json(folder / "result.json"),
-        evaluations=_json(folder / "evaluation" / "results.json") or [],
+        experiment=experiment,
+        facts=read_json(path, records.FACTS),
+        records=records.read_records(folder / "metrics.jsonl"),
+        result=result,
+        evaluations=read_json(folder / "evaluation" / "results.json", records.EVALUATIONS) or [],
     )
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.exists() else None

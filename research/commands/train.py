@@ -22,9 +22,10 @@ from research.models import Params
 from research.objectives import Batch
 from research.runs import loop, probes, run_folder, samples, task_scores, tracing
 from research.runs.clock import Clock, share
-from research.runs.log import FILE, Log, read
+from research.runs.log import FILE, Log
 from research.runs.loop import CompiledSteps
 from research.runs.probes import Probed
+from research.runs.records import read_records
 from research.runs.samples import Sample
 from research.runs.tracing import Tracer
 from research.runtime import processes
@@ -86,7 +87,7 @@ def train(experiment: Experiment, folder: Path, console: Console, traced: range 
     probe(int(run.step), run.params)
     asked = task_scores.begin(questions, _language_model(experiment, run.params, corpus), programs.layout)
     start, steps = int(run.step), experiment.schedule.steps
-    clock = Clock(began, read(folder / FILE), start)
+    clock = Clock(began, read_records(folder / FILE), start)
     clock.spent["starting"] += time.time() - began
     with (
         checkpoint.manager(folder, experiment.checkpoint) as checkpoints,

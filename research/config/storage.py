@@ -28,7 +28,7 @@ def from_dict(tree: dict[str, Any]) -> Experiment:
     """The inverse of `to_dict`. Raises InputError with the path of every wrong field."""
     try:
         return _converter.structure(tree, Experiment)
-    except (cattrs.BaseValidationError, TypeError, ValueError, KeyError) as error:
+    except (cattrs.BaseValidationError, TypeError, ValueError, KeyError, AttributeError) as error:
         wrong = cattrs.transform_error(error, "experiment", format_exception=_told)
         raise InputError("not an experiment: " + "; ".join(wrong)) from error
 
@@ -50,14 +50,15 @@ def _told(error: BaseException, kind: type | None) -> str:
 
 def save(experiment: Experiment, path: Path, **facts: Any) -> None:
     """Writes the experiment as JSON, with `facts` (versions, hardware) beside it."""
-    path.write_text(json.dumps({"experiment": to_dict(experiment), **facts}, indent=2) + "\n")
+    tree = {"experiment": to_dict(experiment), **facts}
+    path.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
 
 
 def load(path: Path) -> Experiment:
     """Reads what `save` wrote. Raises InputError if the file is missing or is not an experiment."""
     try:
-        tree = json.loads(path.read_text())["experiment"]
-    except (OSError, LookupError, TypeError, ValueError) as error:
+        tree = json.loads(path.read_text(encoding="utf-8-sig"))["experiment"]
+    except (OSError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not a saved experiment: {type(error).__name__}: {error}") from error
     try:
         return from_dict(tree)

@@ -12,6 +12,7 @@ from research.config import Logging
 from research.errors import InputError
 from research.runs import clock
 from research.runs.clock import Clock
+from research.runs.records import read_records
 
 FILE = "metrics.jsonl"
 PLAIN_SECONDS = 10  # between lines where the output is not a terminal
@@ -93,19 +94,8 @@ class Log:
             self.last_line = now
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """The records of a `metrics.jsonl`, up to the last whole one: a killed run may have left half a line, or none."""
-    records: list[dict[str, Any]] = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
-
-
 def _reopened(path: Path, start: int) -> TextIO:
-    kept = [record for record in read(path) if record["step"] <= start]
+    kept = [record for record in read_records(path) if record["step"] <= start]
     path.write_text("".join(json.dumps(record) + "\n" for record in kept))
     return _appending(path)
 

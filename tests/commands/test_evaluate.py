@@ -14,7 +14,7 @@ import pytest
 from research.commands import evaluate
 from research.errors import InputError
 from research.inference import scoring
-from research.runs.log import read
+from research.runs.records import read_records
 from tests.tiny_run import QUESTIONS, STEPS
 
 
@@ -44,7 +44,7 @@ def test_a_run_is_asked_while_it_trains(run):
     for result in found:
         assert result["items"] == QUESTIONS and result["truncated"] == QUESTIONS  # their contexts are longer than 64
         assert "untrained model" in result["measured"][0]["baselines"]
-    records = [record for record in read(run / "metrics.jsonl") if record["kind"] == "tasks"]
+    records = [record for record in read_records(run / "metrics.jsonl") if record["kind"] == "tasks"]
     assert [record["step"] for record in records] == list(STEPS)
     assert set(records[0]["scores"]) == {"copying/causal", "copying/masked"}
     rows = run / "evaluation" / "rows" / "run@2" / "causal" / "copying.jsonl"

@@ -33,7 +33,7 @@ from research.config import (
 from research.errors import InputError
 from research.runs import loop
 from research.runs.clock import KINDS
-from research.runs.log import read
+from research.runs.records import read_records
 from research.training import checkpoint
 
 STEPS = 6
@@ -80,7 +80,7 @@ def _params(folder: Path, step: int):
 
 
 def _losses(folder: Path) -> list:
-    return [(record["kind"], record["step"], record["losses"]) for record in read(folder / "metrics.jsonl")]
+    return [(record["kind"], record["step"], record["losses"]) for record in read_records(folder / "metrics.jsonl")]
 
 
 def test_a_run_folder_is_all_that_a_later_command_needs(experiment, whole):
@@ -111,7 +111,7 @@ def test_a_run_folder_is_all_that_a_later_command_needs(experiment, whole):
     assert result["tokens"] == STEPS * experiment.data.batch * experiment.data.length
     saved = json.loads((folder / "experiment.json").read_text())
     assert saved["versions"]["jax"] == jax.__version__ and saved["hardware"]["devices"] == jax.device_count()
-    steps = [record["step"] for record in read(folder / "metrics.jsonl") if record["kind"] == "train"]
+    steps = [record["step"] for record in read_records(folder / "metrics.jsonl") if record["kind"] == "train"]
     assert steps == list(range(1, STEPS + 1))
 
 
@@ -131,14 +131,14 @@ def test_all_time_is_accounted_for(whole):
     assert min(spent[kind] for kind in ("training", "starting", "compiling", "waiting", "saving", "evaluating")) > 0
     assert spent["repeating"] == spent["down"] == 0
     assert result["goodput"] == spent["training"] / sum(spent.values())
-    records = read(folder / "metrics.jsonl")
+    records = read_records(folder / "metrics.jsonl")
     for before, after in pairwise(records):
         assert all(after["spent"][kind] >= before["spent"][kind] for kind in KINDS[1:])
 
 
 def test_training_lowers_the_loss_of_both_objectives(whole):
     folder, result = whole
-    first = next(record for record in read(folder / "metrics.jsonl"))
+    first = next(record for record in read_records(folder / "metrics.jsonl"))
     for name, losses in result["objectives"].items():
         assert losses["loss"] < first["losses"][name] - 0.3
 
@@ -221,8 +221,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 
 def test_half_a_line_of_metrics_is_left_out(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"kind": "train", "step": 1}\n{"kind": "train", "st')
-    assert read(path) == [{"kind": "train", "step": 1}]
+    path.write_text('{"kind": "stop", "step": 1}\n{"kind": "train", "st')
+    assert read_records(path) == [{"kind": "stop", "step": 1}]
 
 
 def test_parameters_are_counted(whole):

@@ -8,7 +8,8 @@ from rich.console import Console
 
 from research import config
 from research.runs.clock import Clock
-from research.runs.log import FILE, Log, read
+from research.runs.log import FILE, Log
+from research.runs.records import read_records
 
 
 class Late(io.StringIO):
@@ -26,7 +27,7 @@ class Late(io.StringIO):
 
 
 def log(folder: Path, start: int = 0) -> Log:
-    clock, console = Clock(time.time(), read(folder / FILE), start), Console(file=io.StringIO())
+    clock, console = Clock(time.time(), read_records(folder / FILE), start), Console(file=io.StringIO())
     return Log(folder, config.Logging(tensorboard=False), start, 10, console, clock)
 
 
@@ -35,7 +36,7 @@ def record(to: Log, step: int) -> None:
 
 
 def steps(folder: Path) -> list[int]:
-    return [each["step"] for each in read(folder / FILE)]
+    return [each["step"] for each in read_records(folder / FILE)]
 
 
 def test_a_killed_run_has_its_records_up_to_the_last_checkpoint(tmp_path, monkeypatch):

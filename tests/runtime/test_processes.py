@@ -33,7 +33,8 @@ from research.config import (
     Probes,
     Schedule,
 )
-from research.runs.log import FILE, read
+from research.runs.log import FILE
+from research.runs.records import read_records
 from research.runtime import processes
 from research.training import checkpoint
 
@@ -111,7 +112,7 @@ def wait_for_a_checkpoint_after(step, folder, processes):
 
 
 def losses(folder, kind="train"):
-    return {record["step"]: record["losses"] for record in read(folder / FILE) if record["kind"] == kind}
+    return {record["step"]: record["losses"] for record in read_records(folder / FILE) if record["kind"] == kind}
 
 
 def assert_same(ours, theirs):
