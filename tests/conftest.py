@@ -77,10 +77,10 @@ def peak() -> int:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     output = getattr(session.config, "workeroutput", None)  # of a worker of pytest-xdist
-    if output is None:
-        peaks["this process"] = peak()
-    else:
+    if output is not None:
         output["peak"] = peak()
+    elif not session.config.pluginmanager.hasplugin("dsession"):
+        peaks["this process"] = peak()
 
 
 @pytest.hookimpl(optionalhook=True)

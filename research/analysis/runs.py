@@ -1,6 +1,5 @@
 """Run folders as data, complete or not: what was run, what it recorded, and what it came to."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from research import config
-from research.config import Experiment
+from research.config import Experiment, validation
+from research.data.json_forms import read_json
 from research.errors import InputError
-from research.evaluation import result_files
 from research.models import adapters
-from research.runs import records, run_folder
+from research.runs import forms, records, run_folder
 from research.training import flops
 
 
@@ -68,18 +67,23 @@ def _read(folder: Path, name: str) -> Run:
     path = folder / "experiment.json"
     if not path.exists():
         raise InputError(f"{folder} is not a run folder: it has no experiment.json")
-    facts = json.loads(path.read_text())
-    for name in ("format", "experiment", "run"):
-        facts.pop(name, None)
+    experiment = config.load(path)
+    try:
+        validation.validate(experiment)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    result = run_folder.read_result(folder)
+    absent = {objective.name for objective in experiment.objectives} - set((result or {}).get("objectives", ()))
+    if result is not None and absent:
+        raise InputError(f"{folder / 'result.json'} has no result of {', '.join(sorted(absent))}")
+    facts = read_json(path, forms.FACTS)
+    for key in ("format", "experiment", "run"):
+        facts.pop(key, None)
     return Run(
         name=name,
-        experiment=config.load(path),
+        experiment=experiment,
         facts=facts,
         records=records.read(folder / records.FILE),
-        result=run_folder.read_result(folder),
-        evaluations=result_files.read(folder / "evaluation" / "results.json"),
+        result=result,
+        evaluations=read_json(folder / "evaluation" / "results.json", forms.EVALUATIONS) or [],
     )
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.exists() else None

@@ -41,6 +41,8 @@ def evaluations(runs: Sequence[Run]) -> list[Compared]:
     for number, run in enumerate(runs):
         for result in _latest(run.evaluations):
             for one in result["measured"]:
+                if one["estimate"][0] is None or not _baselines(one):  # not a number
+                    continue
                 key = result["task"], result["shots"], result["items"], one["metric"], result["kind"]
                 groups.setdefault(key, []).append((number, result, one))
     return [
@@ -93,7 +95,12 @@ def _compared(task: str, metric: str, items: int, found: Sequence[Found]) -> Com
 
 def _mark(one: dict[str, Any]) -> float:
     best = max if one["better"] == "higher" else min
-    return one["baselines"].get("chance", best(one["baselines"].values()))
+    found = _baselines(one)
+    return found.get("chance", best(found.values()))
+
+
+def _baselines(one: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in one["baselines"].items() if value is not None}
 
 
 def table(runs: Sequence[Run]) -> Table:

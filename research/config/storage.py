@@ -38,7 +38,7 @@ def from_dict(tree: dict[str, Any]) -> Experiment:
     """The inverse of `to_dict`. Raises InputError with the path of every wrong field."""
     try:
         return _converter.structure(tree, Experiment)
-    except (cattrs.BaseValidationError, TypeError, ValueError, KeyError) as error:
+    except (cattrs.BaseValidationError, TypeError, ValueError, KeyError, AttributeError) as error:
         wrong = cattrs.transform_error(error, "experiment", format_exception=_told)
         raise InputError("not an experiment: " + "; ".join(wrong)) from error
 
@@ -116,9 +116,9 @@ def load(path: Path) -> Experiment:
     """Reads what `save` wrote, in this version or an earlier one. Raises InputError if the file is missing, is not an
     experiment, or has a format of a later version."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         tree, stored = content["experiment"], int(content.get("format", 1))
-    except (OSError, LookupError, TypeError, AttributeError, ValueError) as error:
+    except (OSError, LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not a saved experiment: {type(error).__name__}: {error}") from error
     if stored not in (1, FORMAT):
         raise InputError(f"{path} has format {stored}; this version reads 1 and {FORMAT}")

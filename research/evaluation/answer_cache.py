@@ -1,6 +1,7 @@
 """What a checkpoint has answered, kept on disk: a line for each request, as soon as it is known. The same question is
 never asked twice, and an evaluation that was killed goes on where it stopped."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterable
@@ -11,12 +12,25 @@ import jax
 import numpy as np
 import xxhash
 
+from research.data.json_forms import count, fields, number, sequence, text
+from research.errors import InputError
 from research.inference.language_model import LanguageModel
 from research.inference.prompting import PromptFormat
 from research.inference.requests import Generation, Scorable, Score
 from research.runtime import processes
 
 Answer = Score | str
+ENTRY, TEXT = fields({"key": text}), fields({"output": text})
+SCORE = fields(
+    {
+        "kind": text,
+        "log_probabilities": sequence(number),
+        "greedy": lambda value: "" if isinstance(value, bool) else " is neither true nor false",
+        "bytes": count,
+        "truncated": count,
+        "greedy_allowed": lambda value: "" if isinstance(value, bool) else " is neither true nor false",
+    }
+)
 
 
 def fingerprint(model: LanguageModel, prompt_format: PromptFormat) -> str:
@@ -36,17 +50,26 @@ class Cache:
 
     def __init__(self, path: Path | None) -> None:
         """Reads what is there; without a path, answers are kept in memory alone. A last line that is not whole was
-        being written when the process was killed. Of several processes, which ask together, one reads and writes."""
+        being written when the process was killed. Of several processes, which ask together, one reads and writes.
+
+        Raises:
+          InputError: if another line is not what `put` writes.
+        """
         self._path = path
         self._answers: dict[str, Answer] = {}
         if path is None:
             return
         content = processes.broadcast(path.read_bytes() if processes.is_main_process() and path.exists() else b"")
         whole = content[: content.rfind(b"\n") + 1]
-        for line in whole.splitlines():
-            entry = json.loads(line)
-            key = entry.pop("key")
-            self._answers[key] = _answer(entry)
+        for place, line in enumerate(whole.split(b"\n")[:-1], start=1):
+            try:
+                entry = json.loads(line)
+                wrong = ENTRY(entry) or (TEXT if "output" in entry else SCORE)(entry)
+            except (ValueError, RecursionError) as error:
+                wrong = f" is not JSON: {error}"
+            if wrong:
+                raise InputError(f"{path}:{place}: the answer{wrong}; delete the file to ask again")
+            self._answers[entry.pop("key")] = _answer(entry)
         if processes.is_main_process() and len(whole) < len(content):
             os.truncate(path, len(whole))
 
@@ -78,4 +101,5 @@ def _entry(answer: Answer) -> dict[str, Any]:
 def _answer(entry: dict[str, Any]) -> Answer:
     if "output" in entry:
         return str(entry["output"])
-    return Score(**{**entry, "log_probabilities": np.array(entry["log_probabilities"], np.float32)})
+    known = {each.name: entry[each.name] for each in dataclasses.fields(Score)}
+    return Score(**{**known, "log_probabilities": np.array(entry["log_probabilities"], np.float32)})

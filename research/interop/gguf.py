@@ -196,11 +196,11 @@ class _Reader:
 
 def _tensor(path: Path, size: int, start: int, name: str, dimensions: list[int], kind: int, offset: int) -> Tensor:
     shape = tuple(reversed(dimensions))
+    with requires("gguf", "a GGUF file"):
+        from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+        from gguf.quants import _type_traits as DEQUANTISERS
+        from gguf.quants import dequantize
     try:
-        with requires("gguf", "a GGUF file"):
-            from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-            from gguf.quants import _type_traits as DEQUANTISERS
-            from gguf.quants import dequantize
         quantisation = GGMLQuantizationType(kind)
     except ValueError:
         raise InputError(f"{path}: tensor {name!r} has the unknown type {kind}") from None

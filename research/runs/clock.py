@@ -23,7 +23,7 @@ class Clock:
 
     def __init__(self, began: float, records: Sequence[dict[str, Any]], start: int) -> None:
         """`began`: `time.time()` of this start. `records`: all of earlier starts; those after step `start` are lost."""
-        stamped = [record for record in records if "spent" in record]
+        stamped = [record for record in records if "spent" in record and "time" in record]
         kept = [record for record in stamped if record["step"] <= start]
         self.began, self.before, self.spent = began, dict.fromkeys(KINDS, 0.0), dict.fromkeys(KINDS, 0.0)
         self.running: tuple[str, float] | None = None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from research.errors import InputError
+from research.runs import forms
 from research.runtime import files
 
 FILE, DAMAGED = "metrics.jsonl", "metrics.damaged.jsonl"
@@ -65,17 +66,17 @@ def examine(path: Path) -> Content:
 
 
 def _decode(line: bytes, checked: bool) -> dict[str, Any] | None:
-    """The record of a line; None: it is damaged."""
+    """The record of a line; None: it is damaged, or is not of the form that its kind has."""
     try:
         record = json.loads(line)
         body, mark, crc = line.decode().rpartition(MARK)
         if not isinstance(record, dict) or (mark and crc != f'{zlib.crc32(body.encode()):08x}"}}'):
             return None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     record.pop("crc", None)
     whole = bool(mark) or not checked
-    return record if whole and ("format" in record or {"kind", "step"} <= record.keys()) else None
+    return record if whole and ("format" in record or not forms.wrong_record(record)) else None
 
 
 class RecordFile:

@@ -119,7 +119,7 @@ def test_what_cannot_be_converted_is_told(tmp_path):
     with pytest.raises(InputError, match=r"the model has no adapters \(model\.lora\)"):
         convert_command.main([source, str(tmp_path / "new"), "--to", "peft"])
     odd = str(random_run(tmp_path / "odd", replace_fields(LLAMA, {"norm.placement": "post"}), Causal()))
-    with pytest.raises(InputError, match="llama is nearest, but norm.placement is 'post', there 'pre'"):
+    with pytest.raises(InputError, match=r"llama is nearest, but norm\.placement is 'post', there 'pre'"):
         convert_command.main([odd, str(tmp_path / "new")])
     with pytest.raises(InputError, match="run exists; choose another name"):
         convert_command.main([odd, source])

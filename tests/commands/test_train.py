@@ -222,8 +222,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 
 def test_half_a_line_of_metrics_is_left_out(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"kind": "train", "step": 1}\n{"kind": "train", "st')
-    assert read(path) == [{"kind": "train", "step": 1}]
+    path.write_text('{"kind": "stop", "step": 1}\n{"kind": "train", "st')
+    assert read(path) == [{"kind": "stop", "step": 1}]
 
 
 def test_parameters_are_counted(whole):

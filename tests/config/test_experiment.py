@@ -10,6 +10,7 @@ from typing import get_type_hints
 import pytest
 
 from research import config
+from research.commands import command_line
 from research.config import (
     Attention,
     Causal,

@@ -125,16 +125,16 @@ def test_the_first_start_installs_pinned_versions_and_the_second_does_nothing(ma
 
 def test_extras_are_added_once_and_stay(machine, clone):
     machine.start()
-    assert machine.start("test") == [f"{clone}[{COMMON},test]"]
+    assert machine.start("test") == [f"{clone}[gguf,metrics,parquet,test,tfds]"]
     assert machine.start("test") == machine.start() == []
-    assert machine.start("tpu") == [f"{clone}[{COMMON},test,tpu]"]
+    assert machine.start("tpu") == [f"{clone}[gguf,metrics,parquet,test,tfds,tpu]"]
 
 
 @pytest.mark.parametrize("file", ["constraints.txt", "pyproject.toml"])
 def test_other_requirements_are_installed_again(machine, clone, file):
     machine.start("test")
     (clone / file).write_text((clone / file).read_text() + "\n# changed\n")
-    assert machine.start() == [f"{clone}[{COMMON},test]"]
+    assert machine.start() == [f"{clone}[gguf,metrics,parquet,test,tfds]"]
 
 
 def test_a_copied_folder_does_not_use_the_packages_of_the_first(machine, clone, monkeypatch):

@@ -1,0 +1,146 @@
+"""Runs a reader on mutated inputs in a forked process, with a bound on its memory and on the time of each input.
+
+Allowed is a value, or InputError; everything else is a failure, as is a process that dies or does not come back.
+"""
+
+import hashlib
+import os
+import random
+import resource
+import select
+import shutil
+import signal
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from research.errors import InputError
+from tests.fuzz.mutations import mutate
+from tests.fuzz.readers import READERS, Reader
+
+BATCH = 64  # inputs of one process
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An input with another outcome than those that are allowed."""
+
+    reader: str
+    seed: str  # of its mutation: the same one makes the same input
+    outcome: str  # the exception and where it was raised, or how the process ended
+
+
+def inputs(name: str, first: int, stop: int, seed: int, deadline: float) -> Iterator[list[Failure]]:
+    """The failures of the inputs numbered from `first` to `stop - 1`, batch by batch, until the deadline
+    (`time.monotonic()`)."""
+    reader = READERS[name]
+    with tempfile.TemporaryDirectory() as parent:
+        valid = Path(parent) / "valid"
+        valid.mkdir()
+        _forked(reader, lambda: reader.make(valid))
+        while first < stop and time.monotonic() < deadline:
+            last = min(first + BATCH, stop)
+            done, failures = _batch(name, valid, Path(parent) / "input", first, last, seed)
+            yield failures
+            first += done
+
+
+def _forked(reader: Reader, work: object) -> None:
+    """Makes the valid input in a process of its own, so that no threads are there when others are forked."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()  # type: ignore[operator]
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    if os.waitpid(child, 0)[1]:
+        raise RuntimeError("the valid input could not be made")
+
+
+def outcome(reader: Reader, folder: Path) -> str:
+    """What reading comes to: "" if that is allowed."""
+    try:
+        reader.read(folder)
+    except InputError:
+        return ""
+    except BaseException as error:
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/research/" in frame.filename]
+        place = f" {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+        return f"{type(error).__module__}.{type(error).__name__}{place}: {str(error)[:100]}"
+    return ""
+
+
+def _batch(name: str, valid: Path, folder: Path, first: int, last: int, seed: int) -> tuple[int, list[Failure]]:
+    """How many inputs were tried, and the failures among them. A process that ends takes the rest with it."""
+    reader = READERS[name]
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        _child(name, reader, valid, folder, range(first, last), seed, writing)
+    os.close(writing)
+    failures: list[Failure] = []
+    number, buffer, ended = first, b"", ""
+    deadline = time.monotonic() + reader.seconds + 30  # the first input imports as well
+    while number < last and not ended:
+        if not select.select([reading], [], [], max(deadline - time.monotonic(), 0))[0]:
+            os.kill(child, signal.SIGKILL)
+            ended = f"takes more than {reader.seconds:g} seconds"
+            break
+        received = os.read(reading, 1 << 16)
+        buffer += received
+        *lines, buffer = buffer.split(b"\n")
+        for line in lines:
+            if line:
+                failures.append(Failure(name, key(name, number, seed), line.decode(errors="replace")))
+            number += 1
+            deadline = time.monotonic() + reader.seconds
+        if not received:
+            ended = "the process has ended"
+    os.close(reading)
+    status = os.waitpid(child, 0)[1]
+    if number < last:
+        if ended == "the process has ended":
+            ended += f" with {os.waitstatus_to_exitcode(status)}"
+        failures.append(Failure(name, key(name, number, seed), ended))
+        number += 1
+    shutil.rmtree(folder, ignore_errors=True)
+    return number - first, failures
+
+
+def key(name: str, number: int, seed: int) -> str:
+    return f"{name}/{seed}/{number}"
+
+
+def make_input(valid: Path, folder: Path, seed: str) -> None:
+    """The mutated input of a seed."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(valid, folder)
+    mutate(folder, random.Random(hashlib.sha256(seed.encode()).digest()))
+
+
+def _child(name: str, reader: Reader, valid: Path, folder: Path, numbers: range, seed: int, writing: int) -> None:
+    """Tries inputs and writes a line for each: empty, or what went wrong. Does not return."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    try:
+        reader.read(valid)  # imports, and whatever is kept
+        with open("/proc/self/statm", encoding="ascii") as file:
+            pages = int(file.read().split()[0])
+        bound = pages * resource.getpagesize() + reader.memory
+        resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        for number in numbers:
+            make_input(valid, folder, key(name, number, seed))
+            line = outcome(reader, folder).replace("\n", " ")
+            os.write(writing, line.encode(errors="replace") + b"\n")
+    except BaseException as error:
+        os.write(writing, f"the valid input fails: {error}\n".encode(errors="replace"))
+    finally:
+        os._exit(0)
