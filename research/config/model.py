@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+Implementation = Literal["auto", "plain", "blocks", "cudnn"]
+
 
 @dataclass(frozen=True)
 class Attention:
@@ -19,7 +21,7 @@ class Attention:
     global_every: int = 1  # with a window: every n-th layer, beginning with the first, is global (ModernBERT: 3)
     dropout: float = 0.0  # rate on the attention probabilities; above 0, training needs the plain implementation
     # auto: the fastest that is right for the platform; plain: the reference; blocks: plain that saves what is causal
-    implementation: Literal["auto", "plain", "blocks", "cudnn"] = "auto"
+    implementation: Implementation = "auto"
 
 
 @dataclass(frozen=True)

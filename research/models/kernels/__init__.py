@@ -1,10 +1,10 @@
 """Attention: the rule in `intervals.py`, one file for each implementation of it, and the one place that chooses."""
 
 from collections.abc import Callable
-from typing import Literal
 
 from jaxtyping import Array, Float
 
+from research.config.model import Implementation
 from research.models import platform
 from research.models.kernels import blocks, cudnn, plain
 from research.models.kernels.bias import RelativeBias
@@ -12,7 +12,6 @@ from research.models.kernels.intervals import Intervals
 
 __all__ = ["Implementation", "Intervals", "RelativeBias", "attend"]
 
-Implementation = Literal["auto", "plain", "blocks", "cudnn"]
 IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
     "plain": plain.attend,
     "blocks": blocks.attend,
