@@ -1,6 +1,7 @@
 """What a run came to: `result.json`, and what the terminal shows at the end."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ def _baselines(run: Prepared, name: str) -> dict[str, float]:
         for number in range(min(experiment.schedule.steps, UNIGRAM_STEPS)):
             rows = np.flatnonzero(corpus.objective_of_rows(number) == names.index(name))
             batch = corpus.batch(number)
-            yield batch._replace(targets=batch.targets[rows], weights=batch.weights[rows])
+            yield replace(batch, targets=batch.targets[rows], weights=batch.weights[rows])
 
     size = corpus.vocabulary.size
     held_out = held_out_loss.target_counts(corpus.held_out(objective)[: experiment.evaluation.final_batches], size)

@@ -7,7 +7,7 @@ from functools import partial
 import jax
 import optax
 
-from research import models, objectives, sharding
+from research import models, sharding
 from research.config import Experiment
 from research.sharding import Layout
 from research.training import guarded_step, optimizer, partition, state, step
@@ -38,7 +38,6 @@ def compiled_steps(experiment: Experiment, devices: Sequence[jax.Device] | None 
     schedule = optimizer.schedule(experiment.schedule, experiment.optimizer.learning_rate)
     frozen = partition.frozen(experiment)
     trained_axes, _ = partition.partition(models.axes(experiment.model), frozen)
-    causal = objectives.causal_only(experiment.objectives, experiment.model.encoder_depth > 0)
     update = optimizer.optimizer(experiment.optimizer, schedule, trained_axes)
     return CompiledSteps(
         layout=layout,
@@ -46,9 +45,9 @@ def compiled_steps(experiment: Experiment, devices: Sequence[jax.Device] | None 
         optimizer=update,
         frozen=frozen,
         state=state.abstract(experiment.model, update, layout, frozen),
-        train_step=step.make_train_step(experiment.model, update, experiment.step, layout, frozen, causal),
+        train_step=step.make_train_step(experiment.model, update, experiment.step, layout, frozen),
         make_guarded_step=partial(
-            guarded_step.make_guarded_step, experiment.model, update, experiment.step, layout, frozen, causal
+            guarded_step.make_guarded_step, experiment.model, update, experiment.step, layout, frozen
         ),
-        eval_step=step.make_eval_step(experiment.model, experiment.step, layout, causal),
+        eval_step=step.make_eval_step(experiment.model, experiment.step, layout),
     )

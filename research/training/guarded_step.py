@@ -34,7 +34,6 @@ def make_guarded_step(
     step: config.Step,
     layout: Layout,
     frozen: frozenset[str] = frozenset(),
-    causal: bool = False,
 ) -> GuardedStep:
     """Jits `train_step` with a third argument: the largest loss, gradient norm and norm of the update with which the
     step is made. It is skipped if one of them is larger or not finite; the number of the step advances all the same.
@@ -43,7 +42,7 @@ def make_guarded_step(
 
     def run(state: TrainState, batch: Batch, limits: Float[Array, "3"]) -> tuple[TrainState, Guarded]:
         with logical_rules(layout):
-            new, metrics = train_step(model, optimizer, step, layout, shardings.params, frozen, causal, state, batch)
+            new, metrics = train_step(model, optimizer, step, layout, shardings.params, frozen, state, batch)
         after, before = (partition(each.params, frozen)[0] for each in (new, state))
         update_norm = optax.tree.norm(jax.tree.map(jnp.subtract, after, before))
         measured = jnp.stack([metrics.loss, metrics.gradient_norm, update_norm])

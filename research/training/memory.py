@@ -14,12 +14,11 @@ import jax
 
 from research.config import Experiment
 from research.errors import InputError
-from research.objectives import Batch
+from research.objectives.batch import ARRAYS
 from research.sharding import Layout
 from research.training.partition import partition
 from research.training.state import TrainState
 
-ARRAYS = len(Batch._fields) - 1  # of a batch, 4 bytes for each place; the source side counts for itself
 CGROUP = Path("/sys/fs/cgroup/memory.max")  # of a container
 
 
@@ -76,7 +75,7 @@ def _activations(experiment: Experiment, layout: Layout) -> int:
     rows = data.batch // layout.extent("batch")
     places = data.length * model.depth + source * model.encoder_depth
     split = layout.extent("residual_length") * step.accumulation
-    batch = rows * (data.length + source) * ARRAYS * 4
+    batch = rows * (data.length + source) * len(ARRAYS) * 4  # bytes
     return batch + rows * places * model.width * width // split
 
 

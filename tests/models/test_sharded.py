@@ -9,7 +9,8 @@ import pytest
 from jax.sharding import AxisType
 
 from research import models
-from research.models import attention, partition
+from research.models import sharded
+from research.models.kernels import RelativeBias, blocks, intervals
 from tests.models.tiny import batch, example
 
 LENGTH = 128  # so that causal attention has several blocks of queries
@@ -26,17 +27,27 @@ def test_attention_in_parts_is_attention(kv_heads, causal):
     packed = batch([[example(random, 70, kinds[0]), example(random, 50, kinds[1])]] * 4, LENGTH)
     query = random.normal(size=(4, LENGTH, 6, 8)).astype(np.float32)
     key, value = random.normal(size=(2, 4, LENGTH, kv_heads, 8)).astype(np.float32)
-    bias = random.normal(size=(1, 6, LENGTH, LENGTH)).astype(np.float32)
-    seen = attention.visible(jnp.asarray(packed.segments), jnp.asarray(packed.levels), causal)
+    table = random.normal(size=(12, 6)).astype(np.float32)
+    seen = intervals.from_segments(jnp.asarray(packed.segments), jnp.asarray(packed.levels), causal)
+    relative = partial(RelativeBias, index=jnp.arange(LENGTH)[None], bidirectional=True, max_distance=40)
     mesh = jax.make_mesh((2, 2, 2), ("rows", "heads", "places"), axis_types=(AxisType.Auto,) * 3)
 
     def in_parts(*arrays):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), models.logical_axis_rules(RULES):
-            assert (partition.extent("length"), partition.extent("kv_heads")) == (2, 1)
-            return partition.attend(*arrays[:3], seen, 0.3, arrays[3], "plain")
+            assert (sharded.extent("length"), sharded.extent("kv_heads")) == (2, 1)
+            return sharded.attend(*arrays[:3], seen, 0.3, relative(arrays[3]), "blocks")
 
     replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    ours = jax.jit(in_parts, in_shardings=replicated)(query, key, value, bias)
-    whole = partial(attention.attend, seen=seen, scale=0.3, implementation="plain")
-    np.testing.assert_allclose(ours, jax.jit(lambda *a: whole(*a[:3], bias=a[3]))(query, key, value, bias), atol=1e-5)
-    assert partition.extent("length") == 1  # outside of the rules nothing is split
+
+    def with_gradients(attend):  # of everything, the table of the bias too, of which each device has its own heads
+        def run(*arrays):
+            out, back = jax.vjp(attend, *arrays)
+            return out, back(jnp.cos(out))
+
+        return run
+
+    arrays = query, key, value, table
+    ours = jax.jit(with_gradients(in_parts), in_shardings=replicated)(*arrays)
+    whole = with_gradients(lambda *arrays: blocks.attend(*arrays[:3], seen, 0.3, relative(arrays[3])))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, jax.jit(whole)(*arrays))
+    assert sharded.extent("length") == 1  # outside of the rules nothing is split
