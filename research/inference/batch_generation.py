@@ -36,7 +36,8 @@ def write(model: Model, manner: PromptFormat, requests: Sequence[Generation]) ->
         for start in range(0, len(numbers), BATCH):
             part = numbers[start : start + BATCH]
             given = [prompts[number] for number in part]
-            rows = generation.generate(model.config, model.params, manner.tokenizer, given, sampling, manner.eos)
+            stops = manner.tokenizer.stops
+            rows = generation.generate(model.config, model.params, manner.tokenizer, given, sampling, stops)
             texts = [generation.text(manner.tokenizer, *each) for each in zip(given, rows, strict=True)]
             done += len(part)
             cut = [generation.cut(text, sampling.stop) for text in texts]

@@ -299,7 +299,9 @@ class LanguageModel:
         return _prompt(self._reading(objective, self._input(objective, text)), before)
 
     def _generate(self, prompts: list[Prompt], sampling: Sampling, ends: Sequence[int] = ()) -> list[str]:
-        rows = generation.generate(self.config, self.params, self.tokenizer, prompts, sampling, [*self._end, *ends])
+        rows = generation.generate(
+            self.config, self.params, self.tokenizer, prompts, sampling, [*self.tokenizer.stops, *ends]
+        )
         texts = [generation.text(self.tokenizer, *each) for each in zip(prompts, rows, strict=True)]
         return [generation.cut(text, sampling.stop) for text in texts]
 

@@ -58,6 +58,24 @@ def parameters(model: Model, names: Names) -> dict[str, Parameter]:
     return out
 
 
+def check_sizes(model: Model, tensors: Mapping[str, Tensor]) -> None:
+    """Raises InputError if the sizes of a model are not borne out by its tensors, before anything is made by them."""
+    largest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
+    counted = {"depth": model.depth, "encoder_depth": model.encoder_depth}
+    wide = {"vocabulary": model.vocabulary, "width": model.width, "mlp_width": model.mlp_width, "heads": model.heads}
+    wide |= {"kv_heads": model.kv_heads, "head_width": model.head_width, "heads x head_width": _product(model)}
+    wide |= {"max_positions": model.max_positions} if model.positions == "learned" else {}
+    wide |= {"relative_buckets": model.relative_buckets} if model.positions == "relative" else {}
+    for sizes, most, what in ((counted, len(tensors), "there are {} tensors"), (wide, largest, "no size is above {}")):
+        for name, size in sizes.items():
+            if not -1 <= size <= most:
+                raise InputError(f"the model's {name} is said to be {size}, but of its tensors {what.format(most)}")
+
+
+def _product(model: Model) -> int:
+    return max(model.heads, 0) * max(model.head_width, 0)
+
+
 @functools.cache
 def _shapes_and_axes(model: Model) -> dict[str, tuple[Shape, tuple[str | None, ...]]]:
     shapes = models.flatten(jax.eval_shape(lambda: models.init(model, jax.random.key(0))))

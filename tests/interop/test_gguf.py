@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from research import interop, models
 from research.errors import InputError
-from research.interop import gguf, mapping, names, tokenizer_json
+from research.interop import gguf, gguf_tokenizer, mapping, names
 from research.models import positions
 
 torch = pytest.importorskip("torch")
@@ -172,7 +172,7 @@ def test_what_is_not_supported_is_named(tmp_path, small):
     with pytest.raises(InputError, match="mixtures of experts"):
         gguf.model(changed(**sizes, **{"llama.expert_count": 4}), tensors)
     with pytest.raises(InputError, match=r"tokenizer\.ggml\.pre 'unheard-of'"):
-        tokenizer_json.from_gguf(
+        gguf_tokenizer.from_gguf(
             {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["a"], "tokenizer.ggml.pre": "unheard-of"}
         )
     with pytest.raises(InputError, match="it does not begin with GGUF"):
