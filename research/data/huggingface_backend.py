@@ -17,6 +17,7 @@ from research.errors import InputError
 
 T = TypeVar("T")
 APART = "\U0010ffff"  # marks the names that special tokens have where ordinary text is encoded
+PROBES = 64  # tokens of which each is tried as a text
 FEW = 1024  # ids that a tokenizer may leave unused besides as many as it has tokens
 
 
@@ -52,7 +53,10 @@ class HuggingFace:
         return special_tokens(json.loads(self.text))
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        encoded = self._ordinary.encode_batch_fast(list(texts), add_special_tokens=False)
+        encoded = attempt(
+            lambda: self._ordinary.encode_batch_fast(list(texts), add_special_tokens=False),
+            "the tokenizer cannot express the text",
+        )
         out = [np.array(one.ids, np.int32) for one in encoded]
         for number, text in enumerate(texts):
             if APART in text and text != APART:  # which must not spell one of our own names
@@ -61,14 +65,28 @@ class HuggingFace:
 
     def encode_marked(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """Ids of a text in which special tokens are found, and at which character of it each token ends."""
-        encoded = self.tokenizer.encode(text, add_special_tokens=False)
+        encoded = attempt(
+            lambda: self.tokenizer.encode(text, add_special_tokens=False), "the tokenizer cannot express the text"
+        )
         ends = np.array([end for _, end in encoded.offsets], np.int64)
         return np.array(encoded.ids, np.int32), np.maximum.accumulate(ends) if len(ends) else ends
 
+    @cached_property
+    def probe(self) -> str:
+        """A text of which the tokenizer makes ids."""
+        ordinary = [i for i in range(self.size) if i not in self.special][:PROBES]
+        for text in (PROBE, *(self.tokenizer.decode([i], skip_special_tokens=False) for i in ordinary)):
+            try:
+                if self.tokenizer.encode(text, add_special_tokens=False).ids:
+                    return text
+            except Exception:  # of WordLevel, which raises it on words that it does not have
+                continue
+        raise InputError(f"the tokenizer makes no ids of any of its {self.size} tokens")
+
     def frame(self) -> tuple[list[int], list[int]]:
         """What the file puts before and after every text."""
-        plain = self.tokenizer.encode(PROBE, add_special_tokens=False).ids
-        framed = self.tokenizer.encode(PROBE).ids
+        plain = self.tokenizer.encode(self.probe, add_special_tokens=False).ids
+        framed = self.tokenizer.encode(self.probe).ids
         more = len(framed) - len(plain)
         for start in range(more + 1):
             if framed[start : start + len(plain)] == plain:
@@ -126,7 +144,7 @@ class HuggingFace:
         def tried() -> HuggingFace:
             _check_ids(json_files.parse(text, where))
             made = cls(text)
-            (ids,) = made.encode([PROBE])
+            (ids,) = made.encode([made.probe])
             made.decode(ids.tolist())
             made.pieces(ids.tolist())
             made.frame()
@@ -144,7 +162,7 @@ def attempt(f: Callable[[], T], complaint: str) -> T:
     `Exception` in Python."""
     try:
         return f()
-    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, InputError):
         raise
     except BaseException as error:
         raise InputError(f"{complaint}: {error or type(error).__name__}") from error

@@ -185,7 +185,10 @@ def _get(metadata: dict[str, Any], key: str, kind: type, default: Any = None, it
     value: Any = metadata.get(f"tokenizer.{key}")
     if value is None:
         return default
-    if type(value) is not kind or (items is not None and any(type(one) is not items for one in value)):
+    right = type(value) is kind
+    if right and items is not None:
+        right = all(type(one) is items for one in value)
+    if not right:
         wanted = f"a list of {items.__name__}" if items is not None else kind.__name__
         raise InputError(f"tokenizer.{key} is {str(value)[:60]!r}, not {wanted}")
     return value

@@ -26,8 +26,8 @@ def write(folder: Path, tokenizer: Tokenizer, ends: bool) -> None:
         case SentencePiece():
             made = sentencepiece_conversion.convert(coder.proto)
         case Characters():
-            made = library.Tokenizer(models.WordLevel(numbered(list(coder.alphabet)), unk_token=coder.alphabet[0]))
-            made.pre_tokenizer = pre_tokenizers.Split(library.Regex("(?s)."), "isolated")
+            made = library.Tokenizer(models.WordLevel(numbered(coder.alphabet)))  # which fails on other characters
+            made.pre_tokenizer = pre_tokenizers.Split(library.Regex(r"[\s\S]"), "isolated")
             made.decoder = decoders.Fuse()
         case Bytes():
             pieces = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -66,7 +66,7 @@ def _config(tokenizer: Tokenizer) -> dict[str, Any]:
 
 def _frame(made: library.Tokenizer, tokenizer: Tokenizer, ends: bool) -> None:
     begin, end = ([] if i is None else [i] for i in (tokenizer.bos, tokenizer.eos if ends else None))
-    if made.encode("").ids != begin + end:
+    if HuggingFace.of(made).frame() != (begin, end):
         names = {i: tokenizer.names[i] for i in begin + end}
         single = [*(names[i] for i in begin), "$A", *(names[i] for i in end)]
         tokens = [(name, i) for i, name in names.items()]
