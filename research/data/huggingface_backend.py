@@ -162,7 +162,7 @@ def attempt(f: Callable[[], T], complaint: str) -> T:
     `Exception` in Python."""
     try:
         return f()
-    except (KeyboardInterrupt, SystemExit, GeneratorExit, InputError):
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:
         raise InputError(f"{complaint}: {error or type(error).__name__}") from error

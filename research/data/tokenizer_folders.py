@@ -269,7 +269,7 @@ def _byte_level(folder: Folder, vocabulary: Path, merges: Path) -> HuggingFace:
     roles = _roles(folder.config, _CLASS_ROLES[kind])
     made.add_special_tokens([library.AddedToken(name, normalized=False) for name in roles.values()])
     _frame(made, folder, ("cls", "sep") if kind == "RobertaTokenizer" else None)
-    return HuggingFace.of(made)
+    return HuggingFace.parse(made.to_str(), vocabulary)
 
 
 def _wordpiece(folder: Folder, vocabulary: Path) -> HuggingFace:
@@ -292,7 +292,7 @@ def _wordpiece(folder: Folder, vocabulary: Path) -> HuggingFace:
     made.decoder = decoders.WordPiece()
     made.add_special_tokens([library.AddedToken(name, normalized=False) for name in roles.values() if name in vocab])
     _frame(made, folder, ("cls", "sep"), _CLASS_ROLES["BertTokenizer"])
-    return HuggingFace.of(made)
+    return HuggingFace.parse(made.to_str(), vocabulary)
 
 
 def _from_sentencepiece(folder: Folder, file: Path) -> HuggingFace:
@@ -314,7 +314,7 @@ def _from_sentencepiece(folder: Folder, file: Path) -> HuggingFace:
         (made.add_special_tokens if special else made.add_tokens)([token])
     if folder.kind != "T5Tokenizer":
         _frame(made, folder, None)
-    return HuggingFace.of(made)
+    return HuggingFace.parse(made.to_str(), file)
 
 
 def _llama(proto: Any, folder: Folder) -> library.Tokenizer:

@@ -258,7 +258,7 @@ def _saved(folder: Path) -> Tokenizer:
         return value
 
     kind = saved.pop("kind", None)
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise InputError(f"{path}: kind is {kind!r}; these are: {', '.join(KINDS)}")
     given = table("names", lambda value: isinstance(value, str))
     if not all(i.isdecimal() and len(i) < 11 and _is_id(int(i)) for i in given):

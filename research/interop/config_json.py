@@ -63,39 +63,51 @@ def read(config: Config, tensors: Mapping[str, Tensor] | None = None) -> tuple[M
             raise InputError(f"{config['model_type']} with {key} = {config[key]!r} is not supported, only {value!r}")
     given: dict[str, Any] = {}
     for ours, theirs, default in family.fields:
-        value = config.get(theirs, default)
-        given.setdefault(ours, default if value is None else _checked(theirs, value, default))
+        value = config.get(theirs)
+        given.setdefault(ours, default if value is None else _checked(ours, theirs, value, default))
     if "activation" in given:
         given["activation"] = _activation(given["activation"])
     try:
         model = replace(family.base, **(given | family.read(config)))
+        _check_kinds(model)
+        if tensors is not None:
+            mapping.check_sizes(model, tensors)
+        if tensors is not None and model.encoder_depth:
+            untied = "lm_head.weight" in tensors and model.logits_scale == 1
+            model = replace(model, tied=not untied)
+        if family.headless in architectures:
+            model = replace(model, head_transform=False, head_bias=False)
+        return resolve(model, model.vocabulary, 0), family.names(model)
     except (TypeError, ValueError, AttributeError, KeyError, ArithmeticError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"a value of the {model_type} config is missing or of another kind: {error!r}") from error
-    if tensors is not None:
-        mapping.check_sizes(model, tensors)
-    if tensors is not None and model.encoder_depth:
-        untied = "lm_head.weight" in tensors and model.logits_scale == 1
-        model = replace(model, tied=not untied)
-    if family.headless in architectures:
-        model = replace(model, head_transform=False, head_bias=False)
-    return resolve(model, model.vocabulary, 0), family.names(model)
 
 
-def _checked(key: str, value: Any, default: Any) -> Any:
+def _check_kinds(model: Model) -> None:
+    """Raises InputError if a number or a flag of a model is none."""
+    for field in fields(Model):
+        kind, value = type(getattr(Model(), field.name)), getattr(model, field.name)
+        if kind in (bool, int) and type(value) is not kind:
+            raise InputError(f"the value that decides {field.name} is {value!r}, not of type {kind.__name__}")
+
+
+def _checked(ours: str, key: str, value: Any, default: Any) -> Any:
     """A value that is of the kind of its default. Raises InputError if it is not, or is out of any range."""
+    least = 1 if ours in ("vocabulary", "width", "depth", "heads") else 0
     match default:
         case bool() | str():
             right = type(value) is type(default)
         case int():
-            right = type(value) is int and 0 < value < 1 << 31
+            right = type(value) is int and least <= value < 1 << 31
         case float():
             right = type(value) in (int, float) and math.isfinite(value) and value >= 0
         case _:
             raise TypeError(default)
     if not right:
-        kind = {bool: "true or false", str: "a text", int: "a positive number"}.get(type(default), "a finite number")
+        kind = {bool: "true or false", str: "a text", int: f"a number of at least {least}"}.get(
+            type(default), "a finite number"
+        )
         raise InputError(f"{key} is {str(value)[:60]!r}, not {kind}")
     return value
 

@@ -136,7 +136,7 @@ def from_gguf(metadata: dict[str, Any]) -> Tokenizer:
     made.add_tokens([library.AddedToken(piece, normalized=False) for piece in defined])
     stops = tuple(dict.fromkeys(i for i in ends if i is not None))
     return Tokenizer(
-        HuggingFace.of(made),
+        HuggingFace.parse(made.to_str(), "the tokenizer of the GGUF file"),
         names,
         bos=bos if adds else None,
         eos=eos,
