@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> None:
         raise InputError(usage)
     processes.configure_jax()
     convert(source, Path(folder), options)
-    Console().print(f"{folder} is written", highlight=False)
+    Console().print(f"{folder} is written", highlight=False, markup=False)
 
 
 def convert(source: str, folder: Path, options: Options) -> None:

@@ -363,5 +363,6 @@ def _frame(
         else [roles.get(role) if folder.config.get(f"add_{role}_token") else None for role in ("bos", "eos")]
     )
     begin, end = ([] if name is None or made.token_to_id(name) is None else [name] for name in names)
-    tokens = [(name, made.token_to_id(name)) for name in {*begin, *end}]
-    made.post_processor = processors.TemplateProcessing([*begin, "$A", *end], special_tokens=tokens)
+    if begin or end:
+        tokens = [(name, made.token_to_id(name)) for name in {*begin, *end}]
+        made.post_processor = processors.TemplateProcessing([*begin, "$A", *end], special_tokens=tokens)

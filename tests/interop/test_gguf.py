@@ -55,6 +55,7 @@ def described(model, architecture: str) -> dict:
         "attention.head_count": model.heads,
         "attention.head_count_kv": model.kv_heads,
         "attention.key_length": model.head_width,
+        "attention.value_length": model.head_width,
         "attention.layer_norm_rms_epsilon": model.norm_epsilon,
         "rope.freq_base": model.rotary_theta,
     }
