@@ -23,4 +23,4 @@ def main(arguments: list[str]) -> None:
         raise InputError(usage)
     processes.configure_jax()
     convert.convert(source, Path(folder), options)
-    Console().print(f"{folder} is written", highlight=False)
+    Console().print(f"{folder} is written", highlight=False, markup=False)

@@ -6,19 +6,21 @@ A line of JSON has one of the usual shapes:
   {"prompt": [message, …], "completion": [message]}
   {"prompt": TEXT, "completion": TEXT}                                                           without a template
 
-Messages become text by the chat template that comes with the tokenizer: the one that the model was trained with.
+Messages become text by the chat template that comes with the tokenizer: the one that the model was trained with. A
+conversation is rendered as a whole and its text encoded as a whole, as `apply_chat_template` of `transformers` does it;
+the answer, on which the model is trained, is then found by its characters. Only what a message itself spells never
+becomes a special token.
 """
 
-import functools
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jinja2
-import jinja2.ext
-import jinja2.sandbox
 import numpy as np
 
+from research.data import chat_template
+from research.data.chat_template import Rendered
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
 
@@ -59,6 +61,10 @@ def prompt_completions(entry: dict[str, Any]) -> Iterator[PromptCompletion]:
 def encode(exchange: PromptCompletion, tokenizer: Tokenizer) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The ids of what was said before, and of the answer with its end; each as arrays to be joined.
 
+    The answer is what the template has in `{% generation %}`; without that, everything after the text that asks for an
+    answer; and where a template renders an answer otherwise than it begins one, everything from where the rendered text
+    depends on the answer.
+
     Raises:
       InputError: if there are messages, but the tokenizer has no chat template, or one that cannot be used.
     """
@@ -66,45 +72,84 @@ def encode(exchange: PromptCompletion, tokenizer: Tokenizer) -> tuple[list[np.nd
         begin, end = ([] if i is None else [np.array([i])] for i in (tokenizer.bos, tokenizer.eos))
         before, answer = tokenizer.encode_many([exchange.before, exchange.answer])
         return [*begin, before], [answer, *end]
-    if tokenizer.chat_template is None:
-        raise InputError(
-            "the tokenizer has no chat template: use prompt and completion as texts, or one of a chat model"
-        )
-    messages = list(exchange.before)
-    asked = render(tokenizer, messages, reply=True)
-    whole = render(tokenizer, [*messages, {"role": "assistant", "content": exchange.answer}], reply=False)
-    if not whole.startswith(asked):
-        raise InputError("the tokenizer's chat template renders an answer otherwise than it begins one")
-    return [tokenizer.encode_marked(asked)], [tokenizer.encode_marked(whole[len(asked) :])]
+    whole = [*exchange.before, {"role": "assistant", "content": exchange.answer}]
+    whole, cut = _kept_apart(tokenizer, whole)
+    asked, said = _rendered(tokenizer, [(whole[:-1], True), (whole, False)])
+    spans = said.spans[len(asked.spans) :] or said.spans[-1:]
+    if spans:
+        start, stop = spans[0][0], spans[-1][1]
+    elif said.text.startswith(asked.text):
+        start, stop = len(asked.text), len(said.text)
+    else:
+        start, stop = _depends(tokenizer, whole, said.text), len(said.text)
+    before, answer = _encoded(tokenizer, said.text[:stop], start, cut)
+    if not len(answer):
+        raise InputError("the tokenizer's chat template does not show the answer of an assistant")
+    return [before], [answer]
 
 
 def render(tokenizer: Tokenizer, messages: list[Message], reply: bool) -> str:
     """Messages as text by the tokenizer's chat template; with `reply`, up to where an answer begins. Raises InputError
-    if the template fails."""
-
-    def name(i: int | None) -> str:
-        return "" if i is None else tokenizer.names[i]
-
-    try:
-        template = _template(tokenizer.chat_template or "")
-        special = {"bos_token": name(tokenizer.bos), "eos_token": name(tokenizer.eos)}
-        return template.render(messages=messages, add_generation_prompt=reply, **special)
-    except jinja2.TemplateError as error:
-        raise InputError(f"the tokenizer's chat template fails: {error}") from error
+    if there is no template, or if it fails."""
+    return _rendered(tokenizer, [(messages, reply)])[0].text
 
 
-@functools.cache
-def _template(source: str) -> jinja2.Template:
-    """Compiled as `transformers` does it, without access to anything outside."""
-
-    def stop(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+def _rendered(tokenizer: Tokenizer, conversations: Sequence[tuple[Sequence[Message], bool]]) -> list[Rendered]:
+    """Each conversation, with or without the beginning of a reply."""
+    if tokenizer.chat_template is None:
+        raise InputError(
+            "the tokenizer has no chat template: use prompt and completion as texts, or one of a chat model"
+        )
+    named = {"bos_token": tokenizer.bos, "eos_token": tokenizer.eos}
+    roles = tokenizer.roles or {role: tokenizer.names[i] for role, i in named.items() if i is not None}
+    return chat_template.render(
+        tokenizer.chat_template,
+        [
+            {**roles, "messages": list(messages), "add_generation_prompt": reply, "tools": None, "documents": None}
+            for messages, reply in conversations
+        ],
     )
-    environment.globals["raise_exception"] = stop
-    return environment.from_string(source)
+
+
+def _depends(tokenizer: Tokenizer, messages: Sequence[Message], text: str) -> int:
+    """From which character of the rendered text on it depends on the answer."""
+    answer = messages[-1]["content"].strip()
+    other = {**messages[-1], "content": "B" if answer.startswith("A") else "A"}
+    (changed,) = _rendered(tokenizer, [([*messages[:-1], other], False)])
+    together = zip(text, changed.text, strict=False)
+    return next((place for place, (a, b) in enumerate(together) if a != b), min(len(text), len(changed.text)))
+
+
+def _kept_apart(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[Message], str]:
+    """Messages with a character, of the private use area, after the first one of each special token that they spell;
+    and that character, or "" if they spell none."""
+    names = sorted((name for name in tokenizer.names.values() if len(name) > 1), key=len, reverse=True)
+    spelled = re.compile("|".join(map(re.escape, names)) or "(?!)")
+    said = [message["content"] for message in messages]
+    if not any(map(spelled.search, said)):
+        return list(messages), ""
+    used = set().union(*said)
+    cut = next(chr(code) for code in range(0xE000, 0xF900) if chr(code) not in used)
+    apart = [spelled.sub(lambda match: match[0][0] + cut + match[0][1:], content) for content in said]
+    return [{**message, "content": content} for message, content in zip(messages, apart, strict=True)], cut
+
+
+def _encoded(tokenizer: Tokenizer, text: str, at: int, cut: str) -> tuple[np.ndarray, np.ndarray]:
+    """The rendered text before and after a character, encoded at once; only what messages spell is taken apart."""
+    if not cut:
+        return tokenizer.split_marked(text, at)
+    before, after = [], []
+    start = 0
+    for number, part in enumerate(text.split(cut)):
+        # after a line break, so that no tokenizer puts the space of a text's beginning before it
+        lead = "\n" if number else ""
+        place = at - start + len(lead) if at > start else -1
+        left, right = tokenizer.split_marked(lead + part, place)
+        skip = len(tokenizer.encode_marked(lead)) if lead else 0
+        before.append(left[skip:])
+        after.append(right[max(skip - len(left), 0) :])
+        start += len(part) + 1
+    return np.concatenate(before), np.concatenate(after)
 
 
 def _message(message: Any) -> Message:

@@ -5,10 +5,8 @@ business of `tokenizers.Tokenizer`, which wraps a coder.
 """
 
 import io
-import itertools
 import json
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +14,13 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 import sentencepiece
-import tokenizers as huggingface
-from sentencepiece import sentencepiece_model_pb2
 
+from research.data import json_files, sentencepiece_conversion
 from research.errors import InputError
+
+LONGEST_LINE = 1 << 24  # bytes; sentencepiece would leave longer lines out
+MOST_INTEGERS = 1 << 31  # ids are int32
+PROBE = "A text, 12 3.\n"  # a tokenizer that cannot encode it is damaged
 
 
 class TokenizerBackend(Protocol):
@@ -126,11 +127,14 @@ class Characters:
         return None
 
     def save(self, folder: Path) -> None:
-        (folder / "alphabet.json").write_text(json.dumps(self.alphabet))
+        (folder / "alphabet.json").write_text(json.dumps(self.alphabet), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "Characters":
-        return cls(json.loads((folder / "alphabet.json").read_text()))
+        alphabet = json_files.parse(json_files.read_text(folder / "alphabet.json"), folder / "alphabet.json")
+        if not isinstance(alphabet, str) or len(set(alphabet)) < len(alphabet):
+            raise InputError(f"{folder / 'alphabet.json'} is not an alphabet: a JSON string without a character twice")
+        return cls(alphabet)
 
 
 @dataclass(frozen=True)
@@ -160,11 +164,14 @@ class Integers:
         return None
 
     def save(self, folder: Path) -> None:
-        (folder / "integers.json").write_text(json.dumps(self.size))
+        (folder / "integers.json").write_text(json.dumps(self.size), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "Integers":
-        return cls(json.loads((folder / "integers.json").read_text()))
+        size = json_files.parse(json_files.read_text(folder / "integers.json"), folder / "integers.json")
+        if type(size) is not int or not 0 < size <= MOST_INTEGERS:
+            raise InputError(f"{folder / 'integers.json'} holds {size!r}, not a number between 1 and {MOST_INTEGERS}")
+        return cls(size)
 
 
 @dataclass(frozen=True)
@@ -216,22 +223,24 @@ class SentencePiece:
 
     @classmethod
     def load(cls, folder: Path) -> "SentencePiece":
-        return cls((folder / "sentencepiece.model").read_bytes())
+        return cls.read(folder / "sentencepiece.model")
 
     @classmethod
     def read(cls, path: Path) -> "SentencePiece":
         """Reads any sentencepiece file. Symbols that its author defined to be found in text (masks, sentinels) are
         made control symbols, which are not. Raises InputError if it is not such a file."""
-        model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
         try:
-            model.ParseFromString(path.read_bytes())
-            sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+            content = path.read_bytes()
+            model = sentencepiece_conversion.parse(content)
+            changed = [p for p in model.pieces if p.type == p.USER_DEFINED and _is_special_name(p.piece)]
+            for piece in changed:
+                piece.type = piece.CONTROL
+            made = cls(model.SerializeToString() if changed else content)
+            made.pieces(list(range(made.size)))  # which fails on invalid UTF-8
+            made.encode([PROBE])
         except Exception as error:
             raise InputError(f"{path} is not a sentencepiece model: {error}") from error
-        for piece in model.pieces:
-            if piece.type == piece.USER_DEFINED and _is_special_name(piece.piece):
-                piece.type = piece.CONTROL
-        return cls(model.SerializeToString())
+        return made
 
     @classmethod
     def train(cls, texts: Iterable[str], pieces: int) -> "SentencePiece":
@@ -241,7 +250,7 @@ class SentencePiece:
           InputError: if the texts are too few for so many pieces.
         """
         out = io.BytesIO()
-        lines = (line for text in texts for line in text.splitlines(keepends=True))
+        lines = (part for text in texts for line in text.splitlines(keepends=True) for part in _parts(line))
         try:
             sentencepiece.SentencePieceTrainer.train(
                 sentence_iterator=lines,
@@ -253,7 +262,7 @@ class SentencePiece:
                 remove_extra_whitespaces=False,
                 add_dummy_prefix=False,  # so that the pieces of a text do not depend on what was cut off before it
                 allow_whitespace_only_pieces=True,  # indentation
-                max_sentence_length=1 << 24,
+                max_sentence_length=LONGEST_LINE,
                 num_threads=4,  # the model depends on it
                 unk_id=0,
                 bos_id=1,
@@ -268,97 +277,10 @@ class SentencePiece:
         return cls(out.getvalue())
 
 
-@dataclass(frozen=True)
-class HuggingFace:
-    """A tokenizer of the `tokenizers` library; `text` is the content of its `tokenizer.json`."""
-
-    text: str
-    kind: ClassVar[str] = "huggingface"
-
-    @cached_property
-    def tokenizer(self) -> huggingface.Tokenizer:
-        tokenizer = huggingface.Tokenizer.from_str(self.text)
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        tokenizer.encode_special_tokens = True  # text that spells a special token stays text
-        return tokenizer
-
-    @cached_property
-    def size(self) -> int:
-        return max(self.tokenizer.get_vocab().values()) + 1
-
-    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        encoded = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        out = [np.array(one.ids, np.int32) for one in encoded]
-        for number, text in enumerate(texts if self._spellable else ()):
-            if np.isin(out[number], list(self._spellable.values())).any():
-                out[number] = self._spelled(text)
-        return out
-
-    @cached_property
-    def _spellable(self) -> dict[str, int]:
-        """Special tokens that are pieces of a unigram model too, as T5's sentinels are."""
-        model = json.loads(self.text)["model"]
-        added = self.tokenizer.get_added_tokens_decoder().items()
-        pieces = {piece for piece, _ in model["vocab"]} if model.get("type") == "Unigram" else set()
-        return {t.content: i for i, t in added if t.special and t.content in pieces and i != model["unk_id"]}
-
-    def _spelled(self, text: str) -> np.ndarray:
-        """The ids of a text that spells special tokens: it is cut within each, so that none is found."""
-        names = "|".join(map(re.escape, self._spellable))
-        cuts = [0, *(match.start() + 1 for match in re.finditer(names, text)), len(text)]
-        parts = [text[a:b] for a, b in itertools.pairwise(cuts)]
-        return np.concatenate(
-            [np.array(self.tokenizer.encode(p, add_special_tokens=False).ids, np.int32) for p in parts]
-        )
-
-    def decode(self, ids: list[int]) -> str:
-        return str(self.tokenizer.decode(ids, skip_special_tokens=False))
-
-    @cached_property
-    def _bytes(self) -> bool:
-        """Whether pieces are bytes in GPT-2's disguise."""
-        return '"ByteLevel"' in json.dumps(json.loads(self.text)["decoder"])
-
-    def pieces(self, ids: list[int]) -> list[str]:
-        if self._bytes:
-            return [self.tokenizer.decode([i], skip_special_tokens=False) for i in ids]
-        return [(self.tokenizer.id_to_token(i) or "").replace("\u2581", " ") for i in ids]
-
-    def word_beginnings(self) -> np.ndarray:
-        pieces = self.pieces(list(range(self.size)))
-        if '"WordPiece"' in json.dumps(json.loads(self.text)["model"].get("type")):
-            return np.array([not piece.startswith("##") for piece in pieces])
-        return np.array([piece[:1].isspace() for piece in pieces])
-
-    def save(self, folder: Path) -> None:
-        (folder / "tokenizer.json").write_text(self.text)
-
-    @classmethod
-    def load(cls, folder: Path) -> "HuggingFace":
-        return cls.read(folder / "tokenizer.json")
-
-    @classmethod
-    def read(cls, path: Path) -> "HuggingFace":
-        """Raises InputError if the file is not of the `tokenizers` library."""
-        try:
-            text = path.read_text()
-            huggingface.Tokenizer.from_str(text)
-        except Exception as error:
-            raise InputError(f"{path} is not a tokenizer of the Hugging Face library: {error}") from error
-        return cls(text)
-
-    @classmethod
-    def gpt2(cls, vocabulary: Path, merges: Path) -> "HuggingFace":
-        """GPT-2's two files: piece -> id as JSON, and the merges in the order of their rank."""
-        lines = merges.read_text().split("\n")
-        pairs = [(a, b) for a, b in (line.split(" ") for line in lines if line and not line.startswith("#version"))]
-        model = huggingface.models.BPE(vocab=json.loads(vocabulary.read_text()), merges=pairs)
-        tokenizer = huggingface.Tokenizer(model)
-        tokenizer.pre_tokenizer = huggingface.pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = huggingface.decoders.ByteLevel()
-        tokenizer.add_special_tokens([huggingface.AddedToken("<|endoftext|>", normalized=False)])
-        return cls(tokenizer.to_str())
+def _parts(line: str) -> Iterator[str]:
+    """A line in parts that sentencepiece does not leave out of training for their length."""
+    longest = LONGEST_LINE // 4  # characters; each has at most four bytes
+    yield from (line[start : start + longest] for start in range(0, len(line), longest))
 
 
 def _code_points(text: str) -> np.ndarray:

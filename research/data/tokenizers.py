@@ -5,8 +5,8 @@
   characters        the alphabet of the source, nothing else
   integers:SIZE     for sources of integers
   train:PIECES      sentencepiece, trained on the training part of the source
-  PATH              a sentencepiece model, a `tokenizer.json`, or a folder: Hugging Face's, GPT-2's (`encoder.json` and
-                    `vocab.bpe`), a folder with one sentencepiece model, or one that `Tokenizer.save` wrote
+  PATH              a sentencepiece model, a `tokenizer.json`, or a folder: one that `Tokenizer.save` wrote, or as
+                    `transformers` keeps tokenizers (`tokenizer_folders.py`)
   NAME              of a model on the Hugging Face hub
 """
 
@@ -23,15 +23,26 @@ from typing import Any
 
 import numpy as np
 
-from research.data import hub
-from research.data.tokenizer_backends import Bytes, Characters, HuggingFace, Integers, SentencePiece, TokenizerBackend
+from research.data import hub, json_files, tokenizer_folders
+from research.data.huggingface_backend import HuggingFace
+from research.data.tokenizer_backends import (
+    MOST_INTEGERS,
+    Bytes,
+    Characters,
+    Integers,
+    SentencePiece,
+    TokenizerBackend,
+)
 from research.errors import InputError
 from research.objectives import Objective, Vocabulary
 
 KINDS = {coder.kind: coder for coder in (Bytes, Characters, Integers, SentencePiece, HuggingFace)}
 SENTINELS = 100  # as many as T5 has
 FORMAT = 3  # of a tokenizer that is made from text
-FILES = ("tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt", "*.model", "chat_template.jinja")
+FILES = (
+    *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "config.json"),
+    *("vocab.json", "merges.txt", "encoder.json", "vocab.bpe", "vocab.txt", "*.model"),
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,8 @@ class Tokenizer:
     sentinels: tuple[int, ...] = ()
     modes: dict[str, int] = field(default_factory=dict)
     chat_template: str | None = None  # Jinja: messages to the text that a chat model was trained on
+    ends: tuple[int, ...] = ()  # what ends generation, where that is not eos alone
+    roles: dict[str, str] = field(default_factory=dict)  # "bos_token" and so on -> how chat templates write it
 
     @cached_property
     def size(self) -> int:
@@ -62,11 +75,38 @@ class Tokenizer:
 
     def encode_marked(self, text: str) -> np.ndarray:
         """As `encode`, but what spells a special token becomes it: for text that a chat template has made."""
-        by_name = {name: i for i, name in self.names.items()}
-        longest_first = sorted(by_name, key=len, reverse=True)
-        parts = re.split("(" + "|".join(map(re.escape, longest_first)) + ")", text) if by_name else [text]
-        ids = [[by_name[part]] if part in by_name else self.encode(part) for part in parts if part]
-        return np.array([i for part in ids for i in part], np.int32)
+        return self.split_marked(text, -1)[1]
+
+    def split_marked(self, text: str, at: int) -> tuple[np.ndarray, np.ndarray]:
+        """As `encode_marked` of the whole text, in two: the tokens that end at the character `at` or before it, and
+        the others. Only a backend without special tokens of its own is given the two sides apart."""
+        coder, ids, ends = self.coder, [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
+        own = coder.special if isinstance(coder, HuggingFace) else {}
+        outside = {name: i for i, name in self.names.items() if i not in own}
+        start = 0
+        for part in _parts(text, outside):
+            stop = start + len(part)
+            if part in outside:
+                ids.append(np.array([outside[part]], np.int32))
+                ends.append(np.array([stop]))
+            elif isinstance(coder, HuggingFace):
+                encoded, inside = coder.encode_marked(part)
+                ids.append(encoded)
+                ends.append(start + inside)
+            else:
+                for piece, end in ((part[: max(at - start, 0)], min(at, stop)), (part[max(at - start, 0) :], stop)):
+                    (encoded,) = coder.encode([piece]) if piece else ids[:1]
+                    ids.append(encoded)
+                    ends.append(np.full(len(encoded), end))
+            start = stop
+        together = np.concatenate(ids)
+        cut = int(np.searchsorted(np.concatenate(ends), at, side="right"))
+        return together[:cut], together[cut:]
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """Every token that ends generation."""
+        return self.ends or (() if self.eos is None else (self.eos,))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text; special tokens, and ids that no token has, are left out."""
@@ -89,7 +129,15 @@ class Tokenizer:
             begins = np.concatenate([begins, np.ones(self.size - len(begins), bool)])
             begins[list(self.names)] = True
         return Vocabulary(
-            self.size, self.bos, self.eos, self.mask, self.sentinels, self.modes, begins, frozenset(self.names)
+            self.size,
+            self.bos,
+            self.eos,
+            self.mask,
+            self.sentinels,
+            self.modes,
+            begins,
+            self.stops,
+            frozenset(self.names),
         )
 
     @cached_property
@@ -107,7 +155,9 @@ class Tokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         self.coder.save(folder)
         specials = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "coder"}
-        (folder / "specials.json").write_text(json.dumps({"kind": self.coder.kind, **specials}, indent=1) + "\n")
+        specials = {name: value for name, value in specials.items() if name not in ("ends", "roles") or value}
+        text = json.dumps({"kind": self.coder.kind, **specials}, indent=1) + "\n"
+        (folder / "specials.json").write_text(text, encoding="utf-8")
 
 
 def load(spec: str) -> Tokenizer:
@@ -122,8 +172,8 @@ def load(spec: str) -> Tokenizer:
     if spec == "bytes":
         return Tokenizer(Bytes(), {256: "<bos>", 257: "<eos>"}, bos=256, eos=257)
     if kind == "integers":
-        if not argument.isdecimal() or int(argument) < 1:
-            raise InputError(f"tokenizer {spec!r}: SIZE in integers:SIZE is a positive number")
+        if not argument.isdecimal() or len(argument) > 10 or not 1 <= int(argument) <= MOST_INTEGERS:
+            raise InputError(f"tokenizer {spec!r}: SIZE in integers:SIZE is a positive number, at most {MOST_INTEGERS}")
         return Tokenizer(Integers(int(argument)))
     path = Path(spec).expanduser()
     return (
@@ -143,8 +193,8 @@ def make(spec: str, texts: Callable[[], Iterable[str]]) -> Tokenizer:
     if spec == "characters":
         return Tokenizer(Characters.of(texts()))
     if kind == "train":
-        if not argument.isdecimal():
-            raise InputError(f"tokenizer {spec!r}: PIECES in train:PIECES is a number")
+        if not argument.isdecimal() or len(argument) > 8:
+            raise InputError(f"tokenizer {spec!r}: PIECES in train:PIECES is a number of at most 8 digits")
         return _with_sentencepiece_specials(SentencePiece.train(texts(), int(argument)))
     return load(spec)
 
@@ -181,33 +231,67 @@ def extend(tokenizer: Tokenizer, objectives: Sequence[Objective], longest: Seque
 
 def _from_file(path: Path) -> Tokenizer:
     if path.suffix == ".json":
-        return _with_huggingface_specials(HuggingFace.read(path), path.parent)
+        return Tokenizer(**tokenizer_folders.fields(HuggingFace.read(path), tokenizer_folders.beside(path.parent)))
     return _with_sentencepiece_specials(SentencePiece.read(path))
 
 
 def _from_folder(folder: Path) -> Tokenizer:
     if (folder / "specials.json").exists():
         return _saved(folder)
-    if (folder / "tokenizer.json").exists():
-        return _from_file(folder / "tokenizer.json")
-    for vocabulary, merges in (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt")):
-        for prefix in ("", "gpt2_"):
-            files = folder / (prefix + vocabulary), folder / (prefix + merges)
-            if all(file.exists() for file in files):
-                return _with_huggingface_specials(HuggingFace.gpt2(*files), folder)
-    models = sorted(folder.glob("*.model"))
-    if len(models) == 1:
-        return _from_file(models[0])
+    if (read := tokenizer_folders.read(folder)) is not None:
+        return Tokenizer(**read)
+    models = sorted(file.name for file in folder.glob("*.model"))
+    if len(models) == 1 and (file := json_files.find(folder, models[0])) is not None:
+        return _from_file(file)
+    several = f"; of {', '.join(models)} name one" if models else ""
     raise InputError(
-        f"no tokenizer in {folder}: it needs tokenizer.json, encoder.json and vocab.bpe, or one sentencepiece *.model"
+        f"no tokenizer in {folder}: it needs tokenizer.json, vocab.json and merges.txt, encoder.json and vocab.bpe, "
+        f"vocab.txt, or one sentencepiece *.model{several}"
     )
 
 
 def _saved(folder: Path) -> Tokenizer:
-    saved = json.loads((folder / "specials.json").read_text())
-    coder = KINDS[saved.pop("kind")].load(folder)
-    names = {int(i): name for i, name in saved.pop("names").items()}
-    return Tokenizer(coder, names, sentinels=tuple(saved.pop("sentinels")), **saved)
+    """What `Tokenizer.save` wrote. Raises InputError if it is damaged."""
+    path = folder / "specials.json"
+    saved = json_files.read_object(path)
+
+    def ids(name: str) -> tuple[int, ...]:
+        value = saved.pop(name, [])
+        if not isinstance(value, list) or not all(map(_is_id, value)):
+            raise InputError(f"{path}: {name} is {value!r}, not a list of ids")
+        return tuple(value)
+
+    def table(name: str, value_is: Callable[[Any], bool]) -> dict[str, Any]:
+        value = saved.pop(name, {})
+        if not isinstance(value, dict) or not all(map(value_is, value.values())):
+            raise InputError(f"{path}: {name} is not an object with a usable value for each name")
+        return value
+
+    kind = saved.pop("kind", None)
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise InputError(f"{path}: kind is {kind!r}; these are: {', '.join(KINDS)}")
+    given = table("names", lambda value: isinstance(value, str))
+    if not all(i.isdecimal() and len(i) < 11 and _is_id(int(i)) for i in given):
+        raise InputError(f"{path}: names is not an object from ids to names")
+    tables = {"modes": table("modes", _is_id), "roles": table("roles", lambda value: isinstance(value, str))}
+    made = {"names": {int(i): name for i, name in given.items()}, "sentinels": ids("sentinels"), "ends": ids("ends")}
+    template = saved.pop("chat_template", None)
+    single = {role: saved.pop(role, None) for role in ("bos", "eos", "mask")}
+    if saved or not (template is None or isinstance(template, str)):
+        raise InputError(f"{path}: {next(iter(saved), 'chat_template')} is not of a saved tokenizer")
+    if not all(i is None or _is_id(i) for i in single.values()):
+        raise InputError(f"{path}: bos, eos and mask are ids or null, not {single}")
+    coder = KINDS[kind].load(folder)
+    tokenizer = Tokenizer(coder, **made, **tables, **single, chat_template=template)  # type: ignore[arg-type]
+    named = [*tokenizer.sentinels, *tokenizer.ends, *tokenizer.modes.values(), *filter(None, single.values())]
+    most = max([coder.size, *(i + 1 for i in tokenizer.names)])
+    if most > coder.size + len(tokenizer.names) + 1 or any(i >= most for i in named):
+        raise InputError(f"{path}: an id is larger than the {coder.size} pieces and {len(tokenizer.names)} names allow")
+    return tokenizer
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) is int and 0 <= value < MOST_INTEGERS
 
 
 def _with_sentencepiece_specials(coder: SentencePiece) -> Tokenizer:
@@ -218,39 +302,11 @@ def _with_sentencepiece_specials(coder: SentencePiece) -> Tokenizer:
     bos, eos = (i if i >= 0 else None for i in (model.bos_id(), model.eos_id()))
     by_name = {name: i for i, name in names.items()}
     mask = by_name.get("<mask>", by_name.get("[MASK]"))
-    return Tokenizer(coder, names, bos, eos, mask, _sentinels(by_name))
+    return Tokenizer(coder, names, bos, eos, mask, tokenizer_folders.sentinels(by_name))
 
 
-def _with_huggingface_specials(coder: HuggingFace, folder: Path) -> Tokenizer:
-    """Roles are read from the files that `transformers` keeps beside; without them, from the usual names."""
-    added = coder.tokenizer.get_added_tokens_decoder()
-    names = {i: token.content for i, token in added.items() if token.special}
-    by_name = {name: i for i, name in names.items()}
-    files = [folder / name for name in ("special_tokens_map.json", "tokenizer_config.json")]
-    written = [json.loads(file.read_text()) for file in files if file.exists()]
-    roles: dict[str, Any] = {role: value for one in written for role, value in one.items() if role.endswith("_token")}
-
-    template = folder / "chat_template.jinja"
-    chat = next((one["chat_template"] for one in written if isinstance(one.get("chat_template"), str)), None)
-    chat = template.read_text() if template.exists() else chat
-
-    def find(*candidates: Any) -> int | None:
-        contents = [one.get("content") if isinstance(one, dict) else one for one in candidates]
-        return next((by_name[one] for one in contents if isinstance(one, str) and one in by_name), None)
-
-    if roles:
-        bos = find(roles.get("bos_token"), roles.get("cls_token"))
-        eos = find(roles.get("eos_token"), roles.get("sep_token"))
-        mask = find(roles.get("mask_token"))
-    else:
-        bos = find("<|begin_of_text|>", "<s>", "[CLS]", "<|endoftext|>")
-        eos = find("<|end_of_text|>", "</s>", "[SEP]", "<|endoftext|>")
-        mask = find("<mask>", "[MASK]")
-    return Tokenizer(coder, names, bos, eos, mask, _sentinels(by_name), chat_template=chat)
-
-
-def _sentinels(by_name: dict[str, int]) -> tuple[int, ...]:
-    numbered = {
-        int(name[10:-1]): i for name, i in by_name.items() if name[:10] == "<extra_id_" and name[10:-1].isdecimal()
-    }
-    return tuple(i for _, i in sorted(numbered.items()))
+def _parts(text: str, names: Iterable[str]) -> list[str]:
+    """The text, cut around the names that it spells; longer names are preferred."""
+    longest_first = sorted(names, key=len, reverse=True)
+    parts = re.split("(" + "|".join(map(re.escape, longest_first)) + ")", text) if longest_first else [text]
+    return [part for part in parts if part]

@@ -3,6 +3,8 @@
 A checkpoint is a resolved `config.Model`, its parameters, and a tokenizer.
 """
 
+import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +13,16 @@ from typing import Any
 import jax
 
 from research.config import Model
+from research.data.huggingface_backend import HuggingFace
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
-from research.interop import gguf, huggingface, mapping, tokenizer_json
+from research.interop import gguf, gguf_tokenizer, huggingface, mapping
 from research.interop.huggingface import write
 from research.interop.mapping import Tensor
 from research.interop.names import Names
 from research.models import Params
 
+log = logging.getLogger(__name__)
 __all__ = ["Source", "load", "open", "write"]
 
 
@@ -50,17 +54,32 @@ def open(source: str) -> Source:
     if path.is_file() and path.suffix == ".gguf":
         metadata, tensors = gguf.open_file(path)
         model, names = gguf.model(metadata, tensors)
-        tokenizer = tokenizer_json.from_gguf(metadata)
+        tokenizer = gguf_tokenizer.from_gguf(metadata)
     else:
         folder = huggingface.find(source)
         model, names, tensors = huggingface.read(folder)
         tokenizer = huggingface.read_tokenizer(folder)
-    if tokenizer.size > model.vocabulary:
-        raise InputError(
-            f"{source}: the tokenizer has {tokenizer.size} ids, but the embedding only {model.vocabulary} rows: they "
-            "do not belong together"
-        )
-    return Source(model, tokenizer, names, tensors)
+    return Source(model, _fitted(tokenizer, model.vocabulary, source), names, tensors)
+
+
+def _fitted(tokenizer: Tokenizer, rows: int, source: str) -> Tokenizer:
+    """The tokenizer without the special tokens after the last row of the embedding: a padding token, often, for which
+    nobody made a row. Raises InputError if anything else is there."""
+    beyond = {i: name for i, name in tokenizer.names.items() if i >= rows}
+    needed = {tokenizer.bos, *tokenizer.stops, tokenizer.mask, *tokenizer.sentinels, *tokenizer.modes.values()}
+    template = tokenizer.chat_template or ""
+    if not needed & set(beyond) and not any(name in template for name in beyond.values()):
+        coder = tokenizer.coder.without_tokens(beyond) if isinstance(tokenizer.coder, HuggingFace) else tokenizer.coder
+        names = {i: name for i, name in tokenizer.names.items() if i < rows}
+        kept = dataclasses.replace(tokenizer, coder=coder, names=names)
+        if kept.size <= rows:
+            if beyond:
+                log.warning("%s: the embedding has no rows for the tokens %s", source, ", ".join(beyond.values()))
+            return kept
+    raise InputError(
+        f"{source}: the tokenizer has {tokenizer.size} ids, but the embedding only {rows} rows: they do not belong "
+        "together"
+    )
 
 
 def load(source: str, shardings: Any = None) -> tuple[Model, Params, Tokenizer]:

@@ -4,7 +4,8 @@ A family fits a model when writing the model's `config.json` and reading it agai
 family of an export is found, and why nothing that a config cannot say is lost.
 """
 
-from collections.abc import Callable, Collection
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,8 @@ from research.config import (
     resolve,
 )
 from research.errors import InputError
-from research.interop import names
+from research.interop import mapping, names
+from research.interop.mapping import Tensor
 from research.interop.names import Names
 
 Config = dict[str, Any]
@@ -58,14 +60,17 @@ class Family:
     headless: str | None = None  # the class of the model without its head, where it is useful
 
 
-def read(config: Config, tensors: Collection[str] | None = None) -> tuple[Model, Names]:
+def read(config: Config, tensors: Mapping[str, Tensor] | None = None) -> tuple[Model, Names]:
     """The resolved model that a `config.json` describes, and how its tensors are called. `tensors` are the names in its
     files: T5's config does not tell whether the output layer is tied.
 
     Raises:
       InputError: if the family is unknown, or the model has a feature that the stack does not have; named.
     """
-    family = FAMILIES.get(config.get("model_type", ""))
+    model_type, architectures = config.get("model_type"), config.get("architectures") or ()
+    family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
+    if not isinstance(architectures, list | tuple):
+        raise InputError(f"architectures is {architectures!r}, not a list")
     if family is None:
         known = ", ".join(FAMILIES)
         raise InputError(f"model_type {config.get('model_type')!r} is not supported; these are: {known}")
@@ -74,17 +79,54 @@ def read(config: Config, tensors: Collection[str] | None = None) -> tuple[Model,
             raise InputError(f"{config['model_type']} with {key} = {config[key]!r} is not supported, only {value!r}")
     given: dict[str, Any] = {}
     for ours, theirs, default in family.fields:
-        value = config.get(theirs, default)
-        given.setdefault(ours, default if value is None else value)
+        value = config.get(theirs)
+        given.setdefault(ours, default if value is None else _checked(ours, theirs, value, default))
     if "mlp.activation" in given:
         given["mlp.activation"] = _activation(given["mlp.activation"])
-    model = replace_fields(family.base, given | family.read(config))
-    if tensors is not None and model.encoder_depth:
-        untied = "lm_head.weight" in tensors and model.head.logits_scale == 1
-        model = replace_fields(model, {"head.tied": not untied})
-    if family.headless in (config.get("architectures") or ()):
-        model = replace_fields(model, {"head.transform": False, "head.bias": False})
-    return resolve(model, model.vocabulary, 0), family.names(model)
+    try:
+        model = replace_fields(family.base, given | family.read(config))
+        _check_kinds(model)
+        if tensors is not None:
+            mapping.check_sizes(model, tensors)
+        if tensors is not None and model.encoder_depth:
+            untied = "lm_head.weight" in tensors and model.head.logits_scale == 1
+            model = replace_fields(model, {"head.tied": not untied})
+        if family.headless in architectures:
+            model = replace_fields(model, {"head.transform": False, "head.bias": False})
+        return resolve(model, model.vocabulary, 0), family.names(model)
+    except (TypeError, ValueError, AttributeError, KeyError, ArithmeticError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"a value of the {model_type} config is missing or of another kind: {error!r}") from error
+
+
+def _check_kinds(model: Model) -> None:
+    """Raises InputError if a number or a flag of a model is none."""
+    default = Model()
+    for path in field_paths(Model):
+        kind, value = type(get_field(default, path)), get_field(model, path)
+        if kind in (bool, int) and type(value) is not kind:
+            raise InputError(f"the value that decides model.{path} is {value!r}, not of type {kind.__name__}")
+
+
+def _checked(ours: str, key: str, value: Any, default: Any) -> Any:
+    """A value that is of the kind of its default. Raises InputError if it is not, or is out of any range."""
+    least = 1 if ours in ("vocabulary", "width", "depth", "attention.heads") else 0
+    match default:
+        case bool() | str():
+            right = type(value) is type(default)
+        case int():
+            right = type(value) is int and least <= value < 1 << 31
+        case float():
+            right = type(value) in (int, float) and math.isfinite(value) and value >= 0
+        case _:
+            raise TypeError(default)
+    if not right:
+        kind = {bool: "true or false", str: "a text", int: f"a number of at least {least}"}.get(
+            type(default), "a finite number"
+        )
+        raise InputError(f"{key} is {str(value)[:60]!r}, not {kind}")
+    return value
 
 
 def write(model: Model) -> tuple[Config, Names]:
@@ -141,26 +183,36 @@ def _activation(name: str) -> str:
 
 def _read_rope(config: Config) -> dict[str, Any]:
     """`rope_theta` and `rope_scaling`, or `rope_parameters`, which holds both since version 5 of transformers."""
-    given = config.get("rope_parameters") or {**(config.get("rope_scaling") or {})}
+    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(given, dict):
+        raise InputError(f"rope_scaling is {given!r}, not an object")
     theta = given.get("rope_theta") or config.get("rope_theta") or 10_000.0
     if config.get("partial_rotary_factor", given.get("partial_rotary_factor", 1.0)) != 1.0:
         raise InputError("partial_rotary_factor: rotating only a part of each head is not supported")
     kind = given.get("rope_type", given.get("type", "default"))
+
+    def number(key: str) -> Any:
+        if type(given.get(key)) not in (int, float) or not 0 < given[key] < math.inf:
+            raise InputError(f"rope_scaling of type {kind} has {key} = {given.get(key)!r}, not a positive number")
+        return given[key]
+
     match kind:
         case "default":
             scaling = None
         case "linear":
-            scaling = RopeScaling("linear", given["factor"])
+            scaling = RopeScaling("linear", number("factor"))
         case "llama3":
             scaling = RopeScaling(
                 "llama3",
-                given["factor"],
-                given["low_freq_factor"],
-                given["high_freq_factor"],
-                given["original_max_position_embeddings"],
+                number("factor"),
+                number("low_freq_factor"),
+                number("high_freq_factor"),
+                number("original_max_position_embeddings"),
             )
         case _:
             raise InputError(f"rope_scaling of type {kind!r} is not supported; default, linear and llama3 are")
+    if type(theta) not in (int, float) or not 0 < theta < math.inf:
+        raise InputError(f"rope_theta is {theta!r}, not a positive number")
     return {"positions.theta": float(theta), "positions.scaling": scaling}
 
 
@@ -363,7 +415,9 @@ FAMILIES = {
         architecture="RobertaForMaskedLM",
         base=_BERT,
         fields=_BERT_FIELDS,
-        read=lambda config: {"positions.offset": config.get("pad_token_id", 1) + 1},
+        read=lambda config: {
+            "positions.offset": (1 if config.get("pad_token_id") is None else config["pad_token_id"]) + 1
+        },
         write=lambda model: {"pad_token_id": model.positions.offset - 1},
         names=lambda model: names.ROBERTA,
         requires=(("position_embedding_type", "absolute"),),

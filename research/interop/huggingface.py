@@ -3,15 +3,18 @@
 Neither torch nor transformers is needed. What is written loads there with `from_pretrained`.
 """
 
+import dataclasses
 import json
+import logging
 import re
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from research.config import Model
-from research.data import cache, hub, tokenizers
+from research.data import cache, hub, json_files, tokenizers
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
 from research.interop import config_json, mapping, safetensors, tokenizer_json
@@ -19,10 +22,12 @@ from research.interop.mapping import Tensor
 from research.interop.names import Names
 from research.models import Params
 
+log = logging.getLogger(__name__)
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 FILES = [
-    *("config.json", "*.safetensors", "*.safetensors.index.json"),
-    *("tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "*.model", "chat_template.jinja"),
+    *("config.json", "generation_config.json", "adapter_config.json", "*.safetensors", "*.safetensors.index.json"),
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+    *("vocab.*", "merges.txt", "*.model"),
 ]
 SHARD = 5_000_000_000  # bytes of a file, above which there are several
 DTYPES = {name: np.dtype(getattr(ml_dtypes, name, name)) for name in ("float32", "bfloat16", "float16")}
@@ -41,7 +46,10 @@ def find(source: str) -> Path:
         revision = folder / "refs" / "main"
         if not revision.exists():
             raise InputError(f"{folder} is a Hugging Face cache without refs/main; name one of its snapshots instead")
-        folder = folder / "snapshots" / revision.read_text().strip()
+        name = json_files.read_text(revision).strip()
+        if not re.fullmatch(r"\w+", name):
+            raise InputError(f"{revision} does not name a snapshot beside it, but {name[:100]!r}")
+        folder = folder / "snapshots" / name
     if folder.is_dir():
         return folder
     if folder.exists() or source.startswith(("/", ".", "~")) or not HUB_NAME.fullmatch(source):
@@ -55,25 +63,14 @@ def read(folder: Path) -> tuple[Model, Names, dict[str, Tensor]]:
     Raises:
       InputError: if the folder lacks a part, a file is not sound, or the model cannot be expressed.
     """
-    path = folder / "config.json"
-    if not path.exists():
-        raise InputError(f"{folder} has no config.json: it is not a Hugging Face checkpoint")
-    try:
-        config = json.loads(path.read_text())
-        config.get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{path} is not a JSON object: {error}") from error
-    if not (folder / safetensors.SINGLE).exists() and not (folder / safetensors.INDEX).exists():
-        pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
-        if pickles:
-            raise InputError(
-                f"{folder} has its tensors only as pickles ({', '.join(pickles[:3])}), which can run any program when "
-                "they are read. If you trust their author, write them as safetensors, where torch is installed: "
-                f"python -c \"import transformers as t; t.AutoModelForPreTraining.from_pretrained('{folder}')"
-                f".save_pretrained('{folder}-safetensors')\", and copy the tokenizer's files beside them"
-            )
-        raise InputError(f"{folder} has neither {safetensors.SINGLE} nor {safetensors.INDEX}")
-    tensors = safetensors.open_folder(folder)
+    _check_adapter(folder)
+    path = json_files.find(folder, "config.json")
+    if path is None:
+        ggufs = sorted(file.name for file in folder.glob("*.gguf"))
+        hint = f"; name the GGUF file itself: {folder / ggufs[0]}" if ggufs else ""
+        raise InputError(f"{folder} has no config.json: it is not a Hugging Face checkpoint{hint}")
+    config = json_files.read_object(path)
+    tensors = _tensors(folder)
     try:
         model, names = config_json.read(config, tensors)
     except InputError as error:
@@ -81,9 +78,73 @@ def read(folder: Path) -> tuple[Model, Names, dict[str, Tensor]]:
     return model, names, tensors
 
 
+def _check_adapter(folder: Path) -> None:
+    """Raises InputError if the folder holds an adapter: transformers puts it on its base, which is not done here."""
+    if not (folder / "adapter_config.json").exists():
+        return
+    adapter = json_files.read_beside(folder, "adapter_config.json")
+    kind, base = adapter.get("peft_type", "PEFT"), adapter.get("base_model_name_or_path")
+    if (folder / "config.json").exists():
+        raise InputError(
+            f"{folder} holds a model and beside it an adapter ({kind}, adapter_config.json, of {base!r}), which "
+            "transformers would apply when it loads the folder. Write the merged model with peft (merge_and_unload, "
+            "then save_pretrained), or move adapter_config.json elsewhere to read the model alone"
+        )
+    raise InputError(
+        f"{folder} holds only an adapter ({kind}) of the model {base!r}, and no model: write the merged model with "
+        "peft (PeftModel.from_pretrained, merge_and_unload, then save_pretrained), and read that"
+    )
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    """Of the weights that transformers takes: model.safetensors, else those of the index."""
+    single, index = safetensors.SINGLE, safetensors.INDEX
+    found = sorted(file.name for file in folder.glob("*.safetensors"))
+    if not (folder / single).exists() and not (folder / index).exists():
+        pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
+        if found:
+            raise InputError(
+                f"{folder} has {', '.join(found[:3])}, but neither {single} nor {index}, so it is not said which of "
+                f"them is the model: give the one that is the name {single}"
+            )
+        if pickles:
+            raise InputError(
+                f"{folder} has its tensors only as pickles ({', '.join(pickles[:3])}), which can run any program when "
+                "they are read. If you trust their author, write them as safetensors, where torch is installed: "
+                f"python -c \"import transformers as t; t.AutoModelForPreTraining.from_pretrained('{folder}')"
+                f".save_pretrained('{folder}-safetensors')\", and copy the tokenizer's files beside them"
+            )
+        raise InputError(f"{folder} has neither {single} nor {index}")
+    tensors, taken = safetensors.open_folder(folder), safetensors.files(folder)
+    others = [name for name in found if name not in taken] + sorted(file.name for file in folder.glob("*.gguf"))
+    others += [index] if index not in taken and (folder / index).exists() else []
+    if others:
+        log.warning("%s: of its weights %s are read, as transformers does; not %s", folder, taken[0], ", ".join(others))
+    return tensors
+
+
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a folder, with a bos only if it puts one before every text."""
-    return tokenizer_json.without_unused_bos(tokenizers.load(str(folder)))
+    """The tokenizer of a folder, with a bos only if it puts one before every text, and with what ends generation.
+
+    Raises:
+      InputError: if there is none, or if an end of generation is not an id.
+    """
+    tokenizer = tokenizer_json.without_unused_bos(tokenizers.load(str(folder)))
+    ends: tuple[int, ...] = ()
+    for name in ("generation_config.json", "config.json"):  # the first that there is counts, as in transformers
+        config = json_files.read_beside(folder, name)
+        if config.get("eos_token_id") is not None:
+            ends = _ids(config["eos_token_id"], folder / name)
+        if config:
+            break
+    return tokenizer if not ends or ends == (tokenizer.eos,) else dataclasses.replace(tokenizer, ends=ends)
+
+
+def _ids(value: Any, path: Path) -> tuple[int, ...]:
+    ids = value if isinstance(value, list) else [value]
+    if not all(type(one) is int and 0 <= one < 1 << 31 for one in ids):
+        raise InputError(f"{path}: eos_token_id is {value!r}, not an id or a list of ids")
+    return tuple(dict.fromkeys(ids))
 
 
 def write(
@@ -113,7 +174,7 @@ def write(
     if folder.exists():
         raise InputError(f"{folder} exists; choose another name or remove it")
     with cache.building(folder) as partial:
-        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         tensors = mapping.export(model, names, params)
         safetensors.write_folder(partial, mapping.shapes(model, names), DTYPES[dtype], tensors, limit)
         if tokenizer is not None:

@@ -58,6 +58,23 @@ def parameters(model: Model, names: Names) -> dict[str, Parameter]:
     return out
 
 
+def check_sizes(model: Model, tensors: Mapping[str, Tensor]) -> None:
+    """Raises InputError if the sizes of a model are not borne out by its tensors, before anything is made by them."""
+    largest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
+    attention, positions = model.attention, model.positions
+    counted = {"depth": model.depth, "encoder_depth": model.encoder_depth}
+    wide = {"vocabulary": model.vocabulary, "width": model.width, "mlp.width": model.mlp.width}
+    wide |= {"attention.heads": attention.heads, "attention.kv_heads": attention.kv_heads}
+    wide |= {"attention.head_width": attention.head_width}
+    wide |= {"attention.heads x head_width": max(attention.heads, 0) * max(attention.head_width, 0)}
+    wide |= {"positions.max_length": positions.max_length} if positions.kind == "learned" else {}
+    wide |= {"positions.buckets": positions.buckets} if positions.kind == "relative" else {}
+    for sizes, most, what in ((counted, len(tensors), "there are {} tensors"), (wide, largest, "no size is above {}")):
+        for name, size in sizes.items():
+            if not -1 <= size <= most:
+                raise InputError(f"the model's {name} is said to be {size}, but of its tensors {what.format(most)}")
+
+
 @functools.cache
 def _shapes_and_axes(model: Model) -> dict[str, tuple[Shape, tuple[str | None, ...]]]:
     shapes = models.flatten(jax.eval_shape(lambda: models.init(model, jax.random.key(0))))

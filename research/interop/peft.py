@@ -51,9 +51,8 @@ def write(folder: Path, model: Model, params: Params, base: str) -> None:
             stem = f"base_model.model.{their.format(layer=layer)}"
             tensors |= {f"{stem}.lora_A.weight": a, f"{stem}.lora_B.weight": b}
     with cache.building(folder) as partial:
-        (partial / "adapter_config.json").write_text(
-            json.dumps(_config(model, fused, names.transposed, base), indent=2)
-        )
+        text = json.dumps(_config(model, fused, names.transposed, base), indent=2)
+        (partial / "adapter_config.json").write_text(text, encoding="utf-8")
         shapes = {name: array.shape for name, array in tensors.items()}
         safetensors.write_file(partial / "adapter_model.safetensors", shapes, np.dtype(np.float32), tensors.items())
 

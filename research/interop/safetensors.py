@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
+from research.data import json_files
 from research.errors import InputError
 from research.interop.mapping import Shape, Tensor
 
@@ -54,27 +55,34 @@ def open_file(path: Path) -> dict[str, Tensor]:
 
 
 def open_folder(folder: Path) -> dict[str, Tensor]:
-    """The tensors of `model.safetensors`, or of the files that an index names.
-
-    Raises:
-      InputError: if there are none, if a file is missing, or if one is not sound.
-    """
-    index = folder / INDEX
-    if not index.exists():
-        return open_file(folder / SINGLE)
-    try:
-        where = json.loads(index.read_text())["weight_map"]
-        files = sorted({str(file) for file in where.values()})
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InputError(f"{index} is not an index of safetensors files: {error!r}") from error
-    missing = [file for file in files if Path(file).name != file or not (folder / file).is_file()]
+    """The tensors of the files that `files` names. Raises InputError if one is missing or not sound."""
+    single, *parts = files(folder)
+    if not parts:
+        return open_file(folder / single)
+    where, index = _weight_map(folder), folder / INDEX
+    missing = [file for file in parts if Path(file).name != file or not (folder / file).is_file()]
     if missing:
         raise InputError(f"{index} names files that are not beside it: {', '.join(missing)}")
-    opened = {file: open_file(folder / file) for file in files}
+    opened = {file: open_file(folder / file) for file in parts}
     absent = [name for name, file in where.items() if name not in opened[file]]
     if absent:
         raise InputError(f"{index} promises tensors that its files lack: {', '.join(absent[:8])}")
-    return {name: tensor for tensors in opened.values() for name, tensor in tensors.items()}
+    return {name: opened[file][name] for name, file in where.items()}
+
+
+def files(folder: Path) -> list[str]:
+    """What `transformers` reads of a folder: `model.safetensors` if it is there, else an index and the files that this
+    names. Raises InputError if the index is damaged."""
+    if (folder / SINGLE).exists() or not (folder / INDEX).exists():
+        return [SINGLE]
+    return [INDEX, *sorted(set(_weight_map(folder).values()))]
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    where = json_files.read_object(folder / INDEX).get("weight_map")
+    if not isinstance(where, dict) or not where or not all(isinstance(file, str) for file in where.values()):
+        raise InputError(f"{folder / INDEX} is not an index of safetensors files: it has no weight_map of file names")
+    return where
 
 
 def write_folder(
@@ -98,7 +106,8 @@ def write_folder(
     if count > 1:
         where = {name: file for file, group in zip(files, groups, strict=True) for name in group}
         total = sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize
-        (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=1))
+        text = json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=1)
+        (folder / INDEX).write_text(text, encoding="utf-8")
 
 
 def write_file(

@@ -188,7 +188,7 @@ class Objective:
 
     def ends(self, vocabulary: Vocabulary) -> list[int]:
         """Tokens with which what a model writes ends."""
-        return vocabulary.end
+        return list(vocabulary.stops) or vocabulary.end
 
     def read(self, tokens: Tokens, vocabulary: Vocabulary, encoder_decoder: bool) -> Example:
         """A whole document as a model reads it, with nothing hidden: where there is an encoder, there."""

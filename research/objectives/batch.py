@@ -52,6 +52,7 @@ class Vocabulary:
     sentinels: tuple[int, ...] = ()  # hide spans, in the order of their use
     modes: dict[str, int] = field(default_factory=dict)  # name of an objective's mode -> its token
     starts_word: np.ndarray | None = None  # bool [size]: this id begins a word
+    stops: tuple[int, ...] = ()  # ends generation, where that is not eos alone
     special: frozenset[int] = frozenset()  # never hidden, never a random replacement
 
     @property

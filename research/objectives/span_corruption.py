@@ -70,7 +70,7 @@ class SpanCorruption(Objective):
         return ScoringExamples([self._output(inputs, sentinel, text, vocabulary, limits)], cut)
 
     def ends(self, vocabulary: Vocabulary) -> list[int]:
-        return [*vocabulary.end, *vocabulary.sentinels[1:]]  # the next span begins with its sentinel
+        return [*super().ends(vocabulary), *vocabulary.sentinels[1:]]  # the next span begins with its sentinel
 
     def sample(self, ids: Sequence[int], word_starts: Sequence[int]) -> SampleRequest:
         first = len(word_starts) // 3

@@ -13,6 +13,7 @@ from research import config, models, objectives
 from research.commands import convert as convert_command
 from research.config import Causal, Lora, Masked, Model, Objective, Prefix, SpanCorruption, replace_fields
 from research.data import tokenizers
+from research.data.tokenizers import Tokenizer
 from research.errors import InputError
 from research.inference.language_model import LanguageModel
 from research.interop import tokenizer_json
@@ -34,9 +35,9 @@ BERT = replace_fields(families.bert("base"), SMALL | {"positions.max_length": 64
 T5 = replace_fields(families.t5("small"), SMALL | {"encoder_depth": 1})
 
 
-def random_run(folder: Path, model: Model, objective: Objective) -> Path:
+def random_run(folder: Path, model: Model, objective: Objective, tokenizer: Tokenizer | None = None) -> Path:
     """A run folder with random parameters, as training leaves it but for the steps."""
-    tokenizer = tokenizers.extend(tokenizers.load("bytes"), (objective,))
+    tokenizer = tokenizers.extend(tokenizer or tokenizers.load("bytes"), (objective,))
     model = config.resolve(model, tokenizer.size, 64)
     leaves = models.flatten(jax.jit(models.init, static_argnums=0)(model, jax.random.key(1)))
     random = np.random.default_rng(0)
@@ -69,6 +70,24 @@ def test_a_run_becomes_what_transformers_loads_and_back(tmp_path, objective, mod
     back = research.load(str(tmp_path / "back"))
     assert back.objectives == (type(objective)(),)
     np.testing.assert_array_equal(back.logits([TEXT])[0], wanted)
+
+
+def test_a_run_of_characters_becomes_what_transformers_loads(tmp_path):
+    """As nanoGPT's models: without any special token."""
+    transformers = pytest.importorskip("transformers")
+    text = "To be, or not\nto bé"
+    made = tokenizers.make("characters", lambda: [text])
+    model = replace(families.gpt2("124m"), **SMALL, max_positions=64)
+    ours = research.load(str(random_run(tmp_path / "run", model, Causal(), made)))
+    convert.main([str(tmp_path / "run"), str(tmp_path / "theirs")])
+    peer = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "theirs").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "theirs")
+    ids = tokenizer(text).input_ids
+    assert ids == ours.tokenizer.encode(text) and tokenizer.decode(ids) == text
+    wanted = ours.logits([text])[0]
+    np.testing.assert_allclose(said(peer, input_ids=ids), wanted, atol=1e-4 * np.abs(wanted).max())
+    with pytest.raises(Exception, match="UNK"):  # nothing stands for a character that the text did not have
+        tokenizer("z")
 
 
 def test_an_encoder_decoder_starts_and_ends_there_as_here(tmp_path):

@@ -9,8 +9,8 @@ import tokenizers as library
 from research import config, data, objectives
 from research.config import Data, Experiment, Instruction
 from research.data import chat, sources, tokenizers
+from research.data.huggingface_backend import HuggingFace
 from research.data.records import SkippedRecord
-from research.data.tokenizer_backends import HuggingFace
 from research.errors import InputError
 
 TEMPLATE = (

@@ -290,7 +290,12 @@ def test_roles_are_read_from_the_files_beside(tmp_path):
         json.dumps({"bos_token": None, "eos_token": {"content": "[PAD]"}, "mask_token": "[MASK]", "cls_token": None})
     )
     tokenizer = tokenizers.load(str(tmp_path))
-    assert (tokenizer.bos, tokenizer.eos, tokenizer.mask) == (None, 0, 4)
+    assert (tokenizer.bos, tokenizer.eos, tokenizer.mask) == (
+        2,
+        3,
+        4,
+    )  # a text is put between those, as transformers does
+    assert tokenizer.stops == (0,)
 
 
 def test_what_is_wrong_with_a_name(tmp_path, monkeypatch):

@@ -91,7 +91,7 @@ def test_a_feature_that_the_stack_lacks_is_refused_by_its_name(folder, change, c
 
 def test_a_folder_that_lacks_a_part_is_told(folder, tmp_path_factory):
     (folder / "config.json").write_text("[")
-    with pytest.raises(InputError, match=r"config\.json is not a JSON object"):
+    with pytest.raises(InputError, match=r"config\.json is not JSON"):
         interop.open(str(folder))
     (folder / "config.json").unlink()
     with pytest.raises(InputError, match=r"has no config\.json"):
@@ -107,6 +107,84 @@ def test_pickles_are_refused_with_the_way_to_convert_them(folder):
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps({}))
     with pytest.raises(InputError, match=r"pickles \(pytorch_model\.bin\).*save_pretrained"):
         interop.open(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"rope_scaling": {"rope_type": "linear"}}, "of type linear has factor = None, not a positive number"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "of type llama3 has low_freq_factor = None"),
+        ({"rope_scaling": [1]}, r"rope_scaling is \[1\], not an object"),
+        ({"rope_theta": "x"}, "rope_theta is 'x'"),
+        ({"num_hidden_layers": 1 << 31}, "num_hidden_layers is '2147483648', not a number of at least 1"),
+        ({"num_hidden_layers": 1 << 30}, "depth is said to be 1073741824"),
+        ({"vocab_size": -64}, "vocab_size is '-64'"),
+        ({"vocab_size": 1 << 30}, "vocabulary is said to be 1073741824"),
+        ({"hidden_size": "8"}, "hidden_size is '8', not a number of at least 1"),
+        ({"num_attention_heads": 2.0}, "num_attention_heads is '2.0'"),
+        ({"rms_norm_eps": [1]}, r"rms_norm_eps is '\[1\]', not a finite number"),
+        ({"architectures": "\ud800"}, "architectures is"),
+        ({"model_type": ["llama"]}, r"model_type \['llama'\] is not supported"),
+        ({"model_type": "bert", "num_attention_heads": 0}, "num_attention_heads is '0'"),
+    ],
+)
+def test_values_of_a_config_are_checked_by_their_name(folder, change, complaint):
+    (folder / "config.json").write_text(json.dumps(LLAMA | change))
+    with pytest.raises(InputError, match=complaint):
+        interop.open(str(folder))
+
+
+def test_roberta_without_padding_has_its_usual_offset():
+    model, _ = config_json.read({"model_type": "roberta", "pad_token_id": None})
+    assert model.position_offset == 2
+
+
+def test_of_several_weights_those_of_transformers_are_read(folder, caplog):
+    good = arrays(folder)
+    stale = {"metadata": {}, "weight_map": dict.fromkeys(good, "gone.safetensors")}
+    (folder / safetensors.INDEX).write_text(json.dumps(stale))
+    (folder / "consolidated.safetensors").write_bytes((folder / safetensors.SINGLE).read_bytes())
+    (folder / "model.gguf").write_bytes(b"GGUF")
+    opened = interop.open(str(folder))
+    assert opened.model.width == 8
+    for name in ("consolidated.safetensors", "model.gguf", safetensors.INDEX):
+        assert name in caplog.text
+    (folder / safetensors.INDEX).unlink()
+    (folder / safetensors.SINGLE).unlink()
+    with pytest.raises(InputError, match=r"has consolidated\.safetensors, but neither model\.safetensors nor"):
+        interop.open(str(folder))
+    (folder / "config.json").unlink()
+    with pytest.raises(InputError, match=r"name the GGUF file itself: .*model\.gguf"):
+        interop.open(str(folder))
+
+
+def test_an_adapter_is_named_beside_a_model_and_alone(folder):
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": "some/base"}
+    (folder / "adapter_config.json").write_text(json.dumps(adapter))
+    with pytest.raises(InputError, match=r"beside it an adapter \(LORA, adapter_config\.json, of 'some/base'\)"):
+        interop.open(str(folder))
+    (folder / "config.json").unlink()
+    with pytest.raises(InputError, match=r"only an adapter \(LORA\) of the model 'some/base'"):
+        interop.open(str(folder))
+
+
+def test_a_padding_token_without_a_row_is_left_out_and_said(folder, caplog):
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"pad_token": "[PAD]"}))
+    (folder / "config.json").write_text(json.dumps(LLAMA | {"vocab_size": 258}))
+    put(folder, {name: a[:258] if name == "model.embed_tokens.weight" else a for name, a in arrays(folder).items()})
+    opened = interop.open(str(folder))
+    assert opened.tokenizer.size == 258 and "[PAD]" in caplog.text
+    assert opened.tokenizer.encode("[PAD]") == list(b"[PAD]")
+
+
+def test_a_cache_names_only_its_own_snapshots(tmp_path):
+    cache = tmp_path / "models--some--model"
+    (cache / "snapshots").mkdir(parents=True)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("../../..")
+    with pytest.raises(InputError, match="does not name a snapshot"):
+        interop.open(str(cache))
 
 
 def test_a_tokenizer_that_does_not_fit_the_embedding_is_told(folder):

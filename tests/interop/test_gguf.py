@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from research import interop, models
 from research.config import replace_fields
 from research.errors import InputError
-from research.interop import gguf, mapping, names, tokenizer_json
+from research.interop import gguf, mapping, names
 from research.models import rope
 
 torch = pytest.importorskip("torch")
@@ -56,6 +56,7 @@ def described(model, architecture: str) -> dict:
         "attention.head_count": model.attention.heads,
         "attention.head_count_kv": model.attention.kv_heads,
         "attention.key_length": model.attention.head_width,
+        "attention.value_length": model.attention.head_width,
         "attention.layer_norm_rms_epsilon": model.norm.epsilon,
         "rope.freq_base": model.positions.theta,
     }
@@ -160,26 +161,77 @@ def test_a_header_may_say_anything(small, data):
         assert tensor.read().shape == tensor.shape
 
 
-def test_what_is_not_supported_is_named(tmp_path, small):
-    def changed(**values):
-        return {key: value for key, value in {**metadata, **values}.items() if value is not None}
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The metadata and tensors of a small model."""
+    model, _, params = peers.ours(peers.peer("smollm2"))
+    path = tmp_path_factory.mktemp("whole") / "model.gguf"
+    return gguf.open_file(written(path, "llama", described(model, "llama"), as_gguf(model, params, "llama")))
 
-    metadata, tensors = gguf.open_file(small)
-    with pytest.raises(InputError, match="architecture 'mamba' is not supported"):
-        gguf.model(changed(**{"general.architecture": "mamba"}), tensors)
-    with pytest.raises(InputError, match=r"lacks llama\.attention\.head_count"):
-        gguf.model(metadata, tensors)
-    sizes = {"llama.attention.head_count": 2, "llama.embedding_length": 32}
-    with pytest.raises(InputError, match="rotating only a part"):
-        gguf.model(changed(**sizes, **{"llama.rope.dimension_count": 4}), tensors)
-    with pytest.raises(InputError, match="mixtures of experts"):
-        gguf.model(changed(**sizes, **{"llama.expert_count": 4}), tensors)
-    with pytest.raises(InputError, match=r"tokenizer\.ggml\.pre 'unheard-of'"):
-        tokenizer_json.from_gguf(
-            {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["a"], "tokenizer.ggml.pre": "unheard-of"}
-        )
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"general.architecture": "mamba"}, "architecture 'mamba' is not supported"),
+        ({"llama.attention.head_count": None}, r"lacks llama\.attention\.head_count"),
+        ({"llama.attention.layer_norm_rms_epsilon": None}, r"lacks llama\.attention\.layer_norm_rms_epsilon"),
+        ({"llama.attention.head_count_kv": [1, 2, 1]}, r"head_count_kv is \[1, 2, 1\], not one positive number"),
+        ({"llama.feed_forward_length": "52"}, "feed_forward_length is 52, not one positive number"),
+        ({"llama.attention.layer_norm_rms_epsilon": float("nan")}, "is nan, not one finite number"),
+        ({"llama.rope.freq_base": [1.0]}, r"rope\.freq_base is \[1\.0\]"),
+        ({"llama.rope.dimension_count": 4}, "rotating only a part"),
+        ({"llama.attention.value_length": 4}, "value_length unlike"),
+        ({"llama.expert_count": 4}, "mixtures of experts"),
+        ({"llama.rope.scaling.type": "yarn"}, r"rope\.scaling\.type 'yarn'"),
+        ({"llama.rope.scaling.attn_factor": 2.0}, r"attn_factor = 2\.0 is not supported, only 1\.0"),
+        ({"llama.attention.sliding_window": 4096}, "sliding_window = 4096 is not supported"),
+        ({"llama.final_logit_softcapping": 30.0}, r"softcapping = 30\.0 is not supported"),
+        ({"llama.attention.causal": False}, "causal = False is not supported"),
+        ({"llama.new_feature": 1}, r"llama\.new_feature of the GGUF file is not known"),
+        ({"split.count": 2}, r"split\.count is 2.*llama-gguf-split --merge"),
+        ({"llama.block_count": (1 << 32) - 1}, "block_count is 4294967295, not one positive number"),
+        ({"llama.block_count": (1 << 31) - 1}, "depth is said to be 2147483647"),
+        ({"llama.embedding_length": 1 << 30}, "width is said to be 1073741824"),
+    ],
+)
+def test_what_is_not_supported_is_named(whole, change, complaint):
+    metadata, tensors = whole
+    changed = {key: value for key, value in {**metadata, **change}.items() if value is not None}
+    with pytest.raises(InputError, match=complaint):
+        gguf.model(changed, tensors)
+
+
+@pytest.mark.parametrize(
+    ("change", "factor"),
+    [
+        ({"rope.scaling.type": "linear"}, None),
+        ({"rope.scaling.type": "linear", "rope.scaling.factor": 0.0}, None),
+        ({"rope.scaling.factor": 4.0}, 4.0),  # the type is linear where it is missing
+        ({"rope.scale_linear": 2.0}, 2.0),
+        ({"rope.scaling.type": "none", "rope.scaling.factor": 4.0}, None),
+        ({"rope.scaling.type": "linear", "rope.scaling.factor": 4.0, "rope.scale_linear": 2.0}, 4.0),
+    ],
+)
+def test_scalings_are_those_of_llama_cpp(whole, change, factor):
+    metadata, tensors = whole
+    model, _ = gguf.model(metadata | {f"llama.{key}": value for key, value in change.items()}, tensors)
+    assert (model.rotary_scaling and model.rotary_scaling.factor) == factor
+
+
+def test_sizes_that_are_missing_follow_from_others(whole):
+    metadata, tensors = whole
+    missing = ("attention.key_length", "rope.freq_base")
+    model, _ = gguf.model({k: v for k, v in metadata.items() if not k.endswith(missing)}, tensors)
+    assert (model.head_width, model.rotary_theta) == (model.width // model.heads, 10_000.0)
+    heads = {"llama.attention.head_count_kv": [1, 1, 1]}
+    assert gguf.model(metadata | heads, tensors)[0].kv_heads == 1
+    without = {k: v for k, v in metadata.items() if not k.endswith("head_count_kv")}
+    assert gguf.model(without, tensors)[0].kv_heads == model.heads
+
+
+def test_another_file_is_named(tmp_path):
+    (tmp_path / "other.gguf").write_bytes(b"PK" + bytes(100))
     with pytest.raises(InputError, match="it does not begin with GGUF"):
-        (tmp_path / "other.gguf").write_bytes(b"PK" + bytes(100))
         interop.open(str(tmp_path / "other.gguf"))
 
 
