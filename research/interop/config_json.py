@@ -378,7 +378,7 @@ FAMILIES = {
     "llama": Family(
         architecture="LlamaForCausalLM",
         base=Model(),
-        fields=(*_LLAMA_FIELDS, ("mlp_bias", "mlp_bias", False)),
+        fields=(*_LLAMA_FIELDS, ("mlp.bias", "mlp_bias", False)),
         read=_read_llama,
         write=_write_llama,
         names=lambda model: names.LLAMA,
