@@ -28,6 +28,7 @@ from research.runs.probes import Probed
 from research.runs.samples import Sample
 from research.runs.tracing import Tracer
 from research.runtime import processes
+from research.sharding import Layout
 from research.training import checkpoint, held_out_loss, initial, state
 from research.training.initial import Initial
 from research.training.state import TrainState
@@ -76,12 +77,14 @@ def train(experiment: Experiment, folder: Path, console: Console, traced: range 
 
     def probe(step: int, params: Params) -> None:
         if experiment.evaluation.probes != config.Probes():
-            probed[step] = probes.probe(_language_model(experiment, params, corpus), experiment.evaluation.probes)
+            probed[step] = probes.probe(
+                _language_model(experiment, params, corpus, programs.layout), experiment.evaluation.probes
+            )
             said = probes.said(experiment.evaluation.probes, probed[step])
             console.print(f"step {step:,}: {said}", highlight=False, markup=False, soft_wrap=True)
 
     probe(int(run.step), run.params)
-    asked = task_scores.begin(questions, _language_model(experiment, run.params, corpus), programs.layout)
+    asked = task_scores.begin(questions, _language_model(experiment, run.params, corpus, programs.layout))
     start, steps = int(run.step), experiment.schedule.steps
     clock = Clock(began, read(folder / FILE), start)
     clock.spent["starting"] += time.time() - began
@@ -95,8 +98,8 @@ def train(experiment: Experiment, folder: Path, console: Console, traced: range 
 
         def look(step: int, params: Params) -> tuple[list[Result], list[Sample]]:
             probe(step, params)
-            model = _language_model(experiment, params, corpus)
-            results = task_scores.ask(asked, model, programs.layout, step, folder)
+            model = _language_model(experiment, params, corpus, programs.layout)
+            results = task_scores.ask(asked, model, step, folder)
             if results:
                 log.record({"kind": "tasks", "step": step, "scores": task_scores.scores(results)})
             said = samples.samples(model, corpus) if experiment.evaluation.samples else []
@@ -138,8 +141,8 @@ def train(experiment: Experiment, folder: Path, console: Console, traced: range 
     return result
 
 
-def _language_model(experiment: Experiment, params: Params, corpus: Corpus) -> LanguageModel:
-    return LanguageModel(experiment.model, params, corpus.tokenizer, experiment.objectives)
+def _language_model(experiment: Experiment, params: Params, corpus: Corpus, layout: Layout) -> LanguageModel:
+    return LanguageModel(experiment.model, params, corpus.tokenizer, experiment.objectives, layout)
 
 
 def _begin(experiment: Experiment, programs: CompiledSteps, folder: Path, source: Initial | None) -> TrainState:

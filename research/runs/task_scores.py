@@ -1,7 +1,6 @@
 """Tasks that a run is asked with every evaluation, beside the same model before training."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +13,6 @@ from research.evaluation.items import Outcome
 from research.evaluation.suite import EvaluatedModel, Result
 from research.evaluation.tasks import Questions
 from research.inference.language_model import LanguageModel
-from research.sharding import Layout
 
 
 class Asked(NamedTuple):
@@ -35,9 +33,9 @@ def open(settings: config.Evaluation) -> tuple[Questions, ...]:
     return tuple(opened)
 
 
-def begin(questions: tuple[Questions, ...], model: LanguageModel, layout: Layout) -> Asked:
+def begin(questions: tuple[Questions, ...], model: LanguageModel) -> Asked:
     """Asks the model as it was before training."""
-    baselines = [suite.untrained(one, None) for one in _evaluated("untrained", model, layout)] if questions else []
+    baselines = [suite.untrained(one, None) for one in _evaluated("untrained", model)] if questions else []
     return Asked(
         questions,
         {
@@ -48,10 +46,10 @@ def begin(questions: tuple[Questions, ...], model: LanguageModel, layout: Layout
     )
 
 
-def ask(asked: Asked, model: LanguageModel, layout: Layout, step: int, folder: Path) -> list[Result]:
+def ask(asked: Asked, model: LanguageModel, step: int, folder: Path) -> list[Result]:
     """Asks the model of a step, and adds to `results.json` and the rows in `evaluation` of the run folder."""
     results = []
-    for evaluated in _evaluated(f"{folder.name}@{step}", model, layout) if asked.questions else []:
+    for evaluated in _evaluated(f"{folder.name}@{step}", model) if asked.questions else []:
         for one in asked.questions:
             baseline = asked.untrained[one.task.name, evaluated.prompt_format.objective.name]
             result, outcomes = suite.ask(evaluated, one, lambda known=baseline: known)  # type: ignore[misc]
@@ -68,5 +66,5 @@ def scores(results: Sequence[Result]) -> dict[str, float]:
     return {f"{one.task}/{one.prompt_format}": one.measured[0].estimate.value for one in results if one.measured}
 
 
-def _evaluated(title: str, model: LanguageModel, layout: Layout) -> list[EvaluatedModel]:
-    return suite.evaluated_models(title, replace(model, layout=layout), None)
+def _evaluated(title: str, model: LanguageModel) -> list[EvaluatedModel]:
+    return suite.evaluated_models(title, model, None)
