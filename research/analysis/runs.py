@@ -68,8 +68,7 @@ def _read(folder: Path, name: str) -> Run:
     if not path.exists():
         raise InputError(f"{folder} is not a run folder: it has no experiment.json")
     facts = json.loads(path.read_text())
-    for name in ("format", "experiment", "run"):
-        facts.pop(name, None)
+    facts = {key: value for key, value in facts.items() if key not in ("format", "experiment", "run")}
     return Run(
         name=name,
         experiment=config.load(path),
