@@ -12,8 +12,8 @@ import numpy as np
 from research import objectives, sharding
 from research.config import Experiment
 from research.planning.chips import GIB
-from research.runs.loop import CompiledSteps
 from research.sharding import Layout
+from research.training.compiled_steps import CompiledSteps
 from research.training.step import summed_loss
 
 

@@ -69,7 +69,7 @@ def check(folder: Path, experiment: Experiment) -> None:
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
+    except (FileExistsError, NotADirectoryError) as error:
         raise InputError(f"--workdir {folder}: is a file, or lies below one") from error
     except PermissionError as error:
         raise InputError(f"--workdir {folder}: {error.strerror}") from error

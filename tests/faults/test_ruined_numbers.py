@@ -87,7 +87,7 @@ def test_too_many_in_a_row_end_the_run(small, tmp_path, poisoned):
 
 
 def test_a_run_that_stops_names_the_way_back_and_goes_on_by_skipping(small, tmp_path, poisoned):
-    with pytest.raises(Diverged, match=r"Go back with --resume-from 4 and --bad-steps\.policy skip"):
+    with pytest.raises(Diverged, match=r"Go back with --resume-from 4 --bad-steps\.policy skip"):
         train(longer(small), tmp_path, quiet())
     assert checkpoint.steps(tmp_path) == [4]
     assert train(longer(small, policy="skip"), tmp_path, quiet(), resume_from=4)["skipped"] == 3

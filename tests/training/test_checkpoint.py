@@ -157,7 +157,7 @@ def test_a_damaged_checkpoint_is_named_with_the_way_back(run, tmp_path, damage):
         hashes = json.loads((folder / "params" / "checksums.0.json").read_text())
         hashes["chunks"].pop("embedding/0.0")
         (folder / "params" / "checksums.0.json").write_text(json.dumps(hashes))
-    with pytest.raises(InputError, match=f"step 4 is damaged: params: .*delete {folder} to go on from step 2"):
+    with pytest.raises(InputError, match=f"step 4 is damaged: params: .*delete {folder} to resume from step 2"):
         checkpoint.restore(tmp_path / "run", abstract())
     shutil.rmtree(folder)
     assert_identical(checkpoint.restore(tmp_path / "run", abstract()), made(2, seed=2))

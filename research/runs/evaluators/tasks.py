@@ -1,7 +1,6 @@
 """Tasks that a run is asked with every evaluation, beside the same model before training."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from rich.console import RenderableType
@@ -24,18 +23,18 @@ class Tasks:
 
     def __init__(self, run: Prepared, questions: tuple[TaskDataset, ...], before: Moment) -> None:
         evaluation = run.experiment.evaluation
-        self.folder, self.layout, self.questions = run.folder, run.compiled.layout, questions
+        self.folder, self.questions = run.folder, questions
         self.every = evaluation.every if evaluation.tasks_every is None else evaluation.tasks_every
         self.untrained: dict[tuple[str, str], list[Outcome] | None] = {}  # by task and prompt format
         self.last: list[Result] = []
-        for evaluated in _evaluated("untrained", before.model, self.layout):
+        for evaluated in _evaluated("untrained", before.model):
             baseline = suite.untrained(evaluated, None)
             for one in questions:
                 self.untrained[one.task.name, baseline.prompt_format.objective.name] = suite.ask(baseline, one, None)[1]
 
     def evaluate(self, moment: Moment) -> dict[str, Any]:
         self.last = []
-        for evaluated in _evaluated(f"{self.folder.name}@{moment.step}", moment.model, self.layout):
+        for evaluated in _evaluated(f"{self.folder.name}@{moment.step}", moment.model):
             for one in self.questions:
                 known = self.untrained[one.task.name, evaluated.prompt_format.objective.name]
                 result, outcomes = suite.ask(evaluated, one, lambda known=known: known)  # type: ignore[misc]
@@ -55,5 +54,5 @@ def scores(results: Sequence[Result]) -> dict[str, float]:
     return {f"{one.task}/{one.prompt_format}": one.measured[0].estimate.value for one in results if one.measured}
 
 
-def _evaluated(title: str, model: LanguageModel, layout: Layout) -> list[EvaluatedModel]:
-    return suite.evaluated_models(title, replace(model, layout=layout), None)
+def _evaluated(title: str, model: LanguageModel) -> list[EvaluatedModel]:
+    return suite.evaluated_models(title, model, None)
