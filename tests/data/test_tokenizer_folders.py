@@ -180,13 +180,14 @@ def test_no_text_becomes_a_special_token(tmp_path, kind, splits):
         ids = tokenizer.encode(text)
         assert not set(ids) & {0, 2, 3, 4}, text
         assert set(ids) & tokenizer.vocabulary.special <= unknown
-    if splits:
+    if splits and kind != "BPE with merges":  # which has none for these
         assert tokenizer.encode("the sat") == [5, 6]
 
 
 def test_a_single_character_stays_text_though_it_pads(tmp_path):
     """As "!" in models whose authors took it as padding."""
     made = library.Tokenizer(library.models.BPE({"!": 0, "a": 1}, []))
+    made.decoder = library.decoders.Fuse()
     made.save(str(tmp_path / "tokenizer.json"))
     put(tmp_path, tokenizer_config={"pad_token": "!"})
     tokenizer = tokenizers.load(str(tmp_path))
@@ -256,5 +257,6 @@ def test_long_lines_are_trained_on(monkeypatch):
 
     monkeypatch.setattr(tokenizer_backends, "LONGEST_LINE", 400)
     line = "uncommonword " * 500
-    model = tokenizers.make("train:400", lambda: [line, *LINES])
-    assert len(model.encode("uncommonword")) <= 2
+    with_it = tokenizers.make("train:400", lambda: [line, *LINES])
+    without = tokenizers.make("train:400", lambda: LINES)
+    assert len(with_it.encode("uncommonword")) < len(without.encode("uncommonword"))
