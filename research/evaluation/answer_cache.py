@@ -48,8 +48,8 @@ class Cache:
     """The answers of one checkpoint, asked in one manner."""
 
     def __init__(self, path: Path | None) -> None:
-        """Reads what is there; without a path, answers are kept in memory alone. A last line that is not whole was being
-        written when the process was killed. Of several processes, which ask together, one reads and writes.
+        """Reads what is there; without a path, answers are kept in memory alone. A last line that is not whole was
+        being written when the process was killed. Of several processes, which ask together, one reads and writes.
 
         Raises:
           InputError: if another line is not what `put` writes.
