@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from research.data.json_forms import fields, read_json, sequence
 from research.evaluation.comparison import Comparison
 from research.evaluation.suite import Measured, Result
 from research.inference.requests import Outcome, Score
@@ -89,12 +90,12 @@ def _merge(path: Path, new: Sequence[dict[str, Any]], identity: Sequence[str]) -
     def key(entry: dict[str, Any]) -> tuple[Any, ...]:
         return tuple(entry[name] for name in identity)
 
-    old = json.loads(path.read_text()) if path.exists() else []
+    old = read_json(path, sequence(fields(dict.fromkeys(identity, lambda value: "")))) or []
     replaced = set(map(key, new))
     merged = [entry for entry in old if key(entry) not in replaced] + list(new)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(merged, indent=1) + "\n")
+    unfinished.write_text(json.dumps(merged, indent=1) + "\n", encoding="utf-8")
     unfinished.replace(path)
 
 
@@ -103,7 +104,7 @@ def write_rows(folder: Path, result: Result, outcomes: Sequence[Outcome]) -> Non
     scores or output."""
     path = folder / "rows" / result.checkpoint / result.manner / f"{result.label}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         for number, outcome in enumerate(outcomes):
             file.write(json.dumps({"item": number, **_row(outcome)}, ensure_ascii=False) + "\n")
 
