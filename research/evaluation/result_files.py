@@ -90,13 +90,17 @@ def _merge(path: Path, new: Sequence[dict[str, Any]], identity: Sequence[str]) -
     def key(entry: dict[str, Any]) -> tuple[Any, ...]:
         return tuple(entry[name] for name in identity)
 
-    old = read_json(path, sequence(fields(dict.fromkeys(identity, lambda value: "")))) or []
+    old = read_json(path, sequence(fields(dict.fromkeys(identity, _name)))) or []
     replaced = set(map(key, new))
     merged = [entry for entry in old if key(entry) not in replaced] + list(new)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(merged, indent=1) + "\n", encoding="utf-8")
     unfinished.replace(path)
+
+
+def _name(value: Any) -> str:
+    return "" if isinstance(value, str | int) else " is neither text nor a number"
 
 
 def write_rows(folder: Path, result: Result, outcomes: Sequence[Outcome]) -> None:
