@@ -85,5 +85,5 @@ def _read(folder: Path, name: str) -> Run:
         facts=facts,
         records=records.read(folder / records.FILE),
         result=result,
-        evaluations=read_json(folder / "evaluation" / "results.json", forms.EVALUATIONS) or [],
+        evaluations=result_files.read(folder / "evaluation" / "results.json", forms.EVALUATION),
     )

@@ -12,8 +12,10 @@ import resource
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from types import FrameType
 from typing import Any, BinaryIO
 
@@ -35,6 +37,10 @@ def largest_ratio() -> int:
     return int(text)
 
 
+class _Overtime(BaseException):
+    """Not an Exception: Jinja takes those, where it computes constants, for a sign to compute them later."""
+
+
 @contextmanager
 def limited(seconds: float, memory: int) -> Iterator[None]:
     """Runs its block with at most so much time and so many bytes of memory more than there are now.
@@ -47,12 +53,12 @@ def limited(seconds: float, memory: int) -> Iterator[None]:
       MemoryError: where an allocation exceeds the limit.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    bound = _address_space() + memory
+    bound = _address_space(int(time.monotonic())) + memory
     narrower = sys.platform == "linux" and (soft == resource.RLIM_INFINITY or bound < soft)
     timed = threading.current_thread() is threading.main_thread()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"it takes more than {seconds:g} seconds")
+        raise _Overtime
 
     if timed:
         before = signal.signal(signal.SIGALRM, stop)
@@ -61,6 +67,8 @@ def limited(seconds: float, memory: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (bound, hard))
     try:
         yield
+    except _Overtime:
+        raise TimeoutError(f"it takes more than {seconds:g} seconds") from None
     finally:
         if timed:
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -69,8 +77,9 @@ def limited(seconds: float, memory: int) -> Iterator[None]:
             resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def _address_space() -> int:
-    """Bytes of this process's address space."""
+@lru_cache(maxsize=1)
+def _address_space(second: int) -> int:
+    """Bytes of this process's address space, looked up once a second: expressions may run for every record."""
     if sys.platform != "linux":
         return 0
     with open("/proc/self/statm", encoding="ascii") as file:

@@ -133,7 +133,7 @@ class GreedyPacking:
 
     @property
     def padding(self) -> float:
-        return float(json.loads((self.folder / "plan.json").read_text())["padding"])
+        return float(json.loads((self.folder / "plan.json").read_text(encoding="utf-8"))["padding"])
 
     def read(self, row: int) -> list[Piece]:
         store = self.documents.store
@@ -236,7 +236,7 @@ def _plan(walk: GreedyPacking, folder: Path) -> None:
         starts.extend((filled.document, filled.offset))
     np.save(folder / "starts.npy", np.array(starts).reshape(-1, 2))
     padding = empty / max((len(starts) // 2 - 1) * walk.shape.length, 1)
-    (folder / "plan.json").write_text(json.dumps({"padding": padding}) + "\n")
+    (folder / "plan.json").write_text(json.dumps({"padding": padding}) + "\n", encoding="utf-8")
 
 
 def _filler(documents: DocumentRange, shape: RowShape, objective: Objective) -> Callable[[int, int], Filled]:

@@ -125,8 +125,11 @@ def _tfrecord(shard: Any) -> Iterator[tuple[int, bytes]]:
     """Pairs (number in the file, serialized example). A record is its length (uint64), a checksum of that (uint32), the
     data, and a checksum of it (uint32); checksums are those of `crc32c.py`, of all that is read."""
     system, path = fsspec.core.url_to_fs(str(shard.filename))
-    left = system.size(path)
-    with system.open(path, "rb") as file:
+    try:
+        left, opened = system.size(path), system.open(path, "rb")
+    except OSError as error:
+        raise InputError(f"{shard.filename} cannot be read: {error}") from error
+    with opened as file:
         for number in range(shard.skip + shard.take):
             header = file.read(12)
             length, checksum = struct.unpack("<QI", header) if len(header) == 12 else (0, -1)

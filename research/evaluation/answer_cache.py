@@ -83,7 +83,7 @@ class Cache:
         self._answers |= new
         if self._path and processes.is_main_process():
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a") as file:
+            with self._path.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps({"key": key, **_entry(answer)}) + "\n" for key, answer in new.items())
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from research.data import python_docs
 from research.errors import InputError
 
-WORDS = tuple((Path(__file__).parent / "tasks" / "words.txt").read_text().split())
+WORDS = tuple((Path(__file__).parent / "tasks" / "words.txt").read_text(encoding="utf-8").split())
 OPTIONS = 4
 MOST = {"count": 1_000_000, "digits": 100, "length": 1000}  # of the arguments
 

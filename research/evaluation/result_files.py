@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from research.data.json_forms import Form, fields, read_json, sequence
+from research.errors import InputError
 from research.evaluation.comparison import Comparison
 from research.evaluation.items import Outcome
 from research.evaluation.suite import Measured, Result
@@ -89,12 +91,18 @@ def write_results(folder: Path, results: Sequence[Result], found: Sequence[Compa
         _merge(folder / "comparisons.json", [one.to_json() for one in found], COMPARISON)
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """What `results.json` or `comparisons.json` holds; nothing, if there is none."""
-    entries: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+def read(path: Path, form: Form) -> list[dict[str, Any]]:
+    """What `results.json` or `comparisons.json` holds, each entry of a form; nothing, if there is no file.
+
+    Raises:
+      InputError: if an entry is of another form.
+    """
+    entries: list[dict[str, Any]] = read_json(path, sequence(fields({}))) or []
     for entry in entries:
         if "manner" in entry:  # as the field was called in files of older versions
             entry["prompt_format"] = entry.pop("manner")
+    if wrong := sequence(form)(entries):
+        raise InputError(f"{path}: {wrong.lstrip('.')}")
     return entries
 
 
@@ -102,11 +110,15 @@ def _merge(path: Path, new: Sequence[dict[str, Any]], identity: Sequence[str]) -
     def key(entry: dict[str, Any]) -> tuple[Any, ...]:
         return tuple(entry[name] for name in identity)
 
-    old = read(path)
+    old = read(path, fields(dict.fromkeys(identity, _name)))
     replaced = set(map(key, new))
     merged = [entry for entry in old if key(entry) not in replaced] + list(new)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomically(path, json.dumps(merged, indent=1) + "\n")
+
+
+def _name(value: Any) -> str:
+    return "" if isinstance(value, str | int) else " is neither text nor a number"
 
 
 def write_rows(folder: Path, result: Result, outcomes: Sequence[Outcome]) -> None:

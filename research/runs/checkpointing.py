@@ -31,6 +31,11 @@ class Checkpointing:
         """Whether the run is saved after so many steps."""
         return done % self.config.every == 0 or done == self.last
 
+    def finished(self) -> list[int]:
+        """Waits for what is being saved. Returns the steps of all checkpoints."""
+        self.manager.wait_until_finished()
+        return list(self.manager.all_steps())
+
     def save(self, state: TrainState, batch: Batch, meter: Meter, loss: float | None) -> None:
         """Saves a state with which the run can go on, in the background, after what was recorded before it.
 

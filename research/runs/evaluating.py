@@ -57,4 +57,6 @@ class Evaluators:
 
     def _moment(self, step: int, params: Params, final: bool = False) -> Moment:
         experiment, tokenizer = self.run.experiment, self.run.corpus.tokenizer
-        return Moment(step, params, LanguageModel(experiment.model, params, tokenizer, experiment.objectives), final)
+        layout = self.run.compiled.layout
+        model = LanguageModel(experiment.model, params, tokenizer, experiment.objectives, layout)
+        return Moment(step, params, model, final)

@@ -31,29 +31,27 @@ FACTS = fields(
         "hardware": fields({"devices": count, "kind": text, "processes": count}),
     }
 )
-EVALUATIONS = sequence(
-    fields(
-        {
-            "checkpoint": text,
-            "task": text,
-            "prompt_format": text,
-            "kind": text,
-            "shots": count,
-            "items": count,
-            "measured": sequence(
-                fields(
-                    {
-                        "metric": text,
-                        "better": text,
-                        "estimate": sequence(optional(number), optional(number), optional(number)),
-                        "baselines": each(optional(number)),
-                        "normalised": optional(number),
-                        "verdict": text,
-                    }
-                )
-            ),
-        }
-    )
+EVALUATION = fields(
+    {
+        "checkpoint": text,
+        "task": text,
+        "prompt_format": text,
+        "kind": text,
+        "shots": count,
+        "items": count,
+        "measured": sequence(
+            fields(
+                {
+                    "metric": text,
+                    "better": text,
+                    "estimate": sequence(optional(number), optional(number), optional(number)),
+                    "baselines": each(optional(number)),
+                    "normalised": optional(number),
+                    "verdict": text,
+                }
+            )
+        ),
+    }
 )
 
 

@@ -1,7 +1,7 @@
 """The guard against ruined numbers: what is not finite, or far beyond the last steps, is neither kept nor saved."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,6 @@ import numpy as np
 from research.errors import InputError
 from research.objectives import Batch
 from research.runs.prepared import Prepared
-from research.training import checkpoint
 from research.training.guarded_step import Guarded
 from research.training.state import TrainState
 from research.training.step import Metrics
@@ -36,9 +35,10 @@ class Measured(NamedTuple):
 class Guard:
     """Takes steps and judges them by the step before the last one, so that the device never waits for the host."""
 
-    def __init__(self, run: Prepared, progress: dict[str, Any]) -> None:
-        """`progress`: from `progress` of an earlier start, or {}."""
-        self.folder, self.policy = run.folder, run.experiment.bad_steps
+    def __init__(self, run: Prepared, saved: Callable[[], Sequence[int]], progress: dict[str, Any]) -> None:
+        """`saved`: waits for what is being saved, and returns the steps of all checkpoints. `progress`: from `progress`
+        of an earlier start, or {}."""
+        self.saved, self.policy = saved, run.experiment.bad_steps
         self.compiled, self.corpus = run.compiled, run.corpus
         self.guarded_step = run.compiled.make_guarded_step() if self.policy.policy == "skip" else None
         self.recent: deque[list[Any]] = deque(progress.get("recent", []), RECENT + 1)  # [step, *Measured]
@@ -110,11 +110,11 @@ class Guard:
         return said + f". {self._advice(number + 1)}. The documents of this batch:\n{_listed(rows, bad)}"
 
     def _advice(self, step: int) -> str:
-        saved = [each for each in checkpoint.steps(self.folder) if each < step]
-        back = f"Go back with --resume-from {saved[-1]}" if saved else "There is no earlier checkpoint: start anew"
+        before = [each for each in self.saved() if each < step]
+        back = f"Go back with --resume-from {max(before)}" if before else "Nothing is saved yet: start again with"
         return (
-            f"{back} and --bad-steps.policy skip, or try a lower learning rate in another --workdir; "
-            f"--replay {step} shows the batch once more"
+            f"{back} --bad-steps.policy skip, or try a lower learning rate in another --workdir; --replay {step} shows "
+            "the batch once more"
         )
 
 

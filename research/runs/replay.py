@@ -29,10 +29,7 @@ def replay(experiment: Experiment, folder: Path, step: int, console: Console) ->
     checked = checks.check(experiment, folder)
     run = prepared.open_data(checked, folder, console)
     before = [saved for saved in checkpoint.steps(folder) if saved < step]
-    newest = before[-1] if before else None
-    state = (
-        start.first_state(run, checked) if newest is None else checkpoint.restore(folder, run.compiled.state, newest)
-    )
+    state = checkpoint.restore(folder, run.compiled.state, before[-1]) if before else start.first_state(run, checked)
     console.print(f"from step {int(state.step):,}", highlight=False)
     rows = run.compiled.layout.rows(run.experiment.data.batch)
     for number in range(int(state.step), step):

@@ -48,7 +48,7 @@ def train(
                 processes.ending_at_once(),  # the last save of a process alone would wait for the others
             ):
                 evaluators = Evaluators(run, checked.tasks, state, log)
-                guard = Guard(run, progress.get("guard", {}))
+                guard = Guard(run, checkpoints.finished, progress.get("guard", {}))
                 meter = Meter(run, guard, log, progress.get("meter", {}))
                 clock.spent["starting"] += time.time() - began
                 log.print(f"{folder}: {models.size(state.params):,} parameters, from step {first:,}")

@@ -18,7 +18,7 @@ STEPS = 40
 def experiment(**changes: Any) -> Experiment:
     model = config.resolve(Model(width=16, depth=2, attention=Attention(heads=2)), 64, 32)
     objectives = (Causal(), Masked(rate=0.5))
-    return replace(Experiment(model=model, objectives=objectives, schedule=Schedule(steps=STEPS)), **changes)
+    return replace(Experiment(model=model, objectives=objectives, schedule=Schedule(steps=STEPS, warmup=5)), **changes)
 
 
 def write(folder: Path, seed: int = 0, complete: bool = True, **changes: Any) -> Path:

@@ -230,7 +230,7 @@ def test_what_is_wrong_is_said(tmp_path, changes, message):
         "{{ question | sub('(Q+)+$', '') }}",
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
         "{{ 'x' * 10 ** 10 }}",
-        "{{ 9 ** 9 ** 9 }}",
+        "{{ 9 ** (9 ** 9) }}",
         "{% set a = 'x' * 99999 %}{% set b = a | replace('x', a) %}{{ b | replace('x', a) }}",
         "{{ '%09999999999d' | format(1) }}",
     ],

@@ -52,6 +52,7 @@ def _forked(reader: Reader, work: object) -> None:
     """Makes the valid input in a process of its own, so that no threads are there when others are forked."""
     child = os.fork()
     if child == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # progress of what makes a dataset
         try:
             work()  # type: ignore[operator]
             os._exit(0)

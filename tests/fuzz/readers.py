@@ -6,6 +6,7 @@ import lzma
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +103,11 @@ def _read_store(folder: Path) -> Any:
     return [read.part(document, part) for document in range(read.documents) for part in range(read.parts)], read.skipped
 
 
+@cache
 def _builder() -> Any:
     import tensorflow_datasets as tfds
 
-    class Tiny(tfds.core.GeneratorBasedBuilder):
+    class FuzzedTexts(tfds.core.GeneratorBasedBuilder):
         """Two texts and a number."""
 
         VERSION = tfds.core.Version("1.0.0")
@@ -122,7 +124,7 @@ def _builder() -> Any:
             for number, text in enumerate(TEXTS):
                 yield f"{number}", {"text": text, "n": number}
 
-    return Tiny
+    return FuzzedTexts
 
 
 def _array_record(folder: Path) -> None:

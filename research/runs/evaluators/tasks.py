@@ -13,7 +13,6 @@ from research.inference.language_model import LanguageModel
 from research.runs.evaluators import Moment
 from research.runs.prepared import Prepared
 from research.runtime import processes
-from research.sharding import Layout
 
 
 class Tasks:
