@@ -8,7 +8,7 @@ import pytest
 from research.data import limits, sources
 from research.errors import InputError
 from research.evaluation import metrics
-from research.inference.requests import Item, Outcome
+from research.evaluation.items import Item, Outcome
 from research.interop import gguf
 
 OUTCOME = Outcome(Item("0", references=("one two",)), (), output="one")

@@ -11,7 +11,7 @@ import pytest
 from research import config
 from research.config import Causal, Data, Experiment, Masked, TextToText, storage
 from research.data import packing, sources, store, tokenizers
-from research.data.packing import Range, Shape
+from research.data.packing import DocumentRange, RowShape
 from research.errors import InputError
 from research.runs import owner, records, run_folder
 from research.training import checkpoint
@@ -42,7 +42,7 @@ def contents(folder: Path, without: tuple[str, ...] = ()) -> list[tuple[str, str
 def text(folder: Path) -> sources.Source:
     path = folder / "text.jsonl"
     path.write_text("".join(json.dumps({"text": f"{n} and {n * n}"}) + "\n" for n in range(40)))
-    return sources.open(f"jsonl:{path}#text")
+    return sources.open_source(f"jsonl:{path}#text")
 
 
 def tokens(folder: Path) -> object:
@@ -54,8 +54,8 @@ def tokens(folder: Path) -> object:
 def plan(folder: Path) -> object:
     path = folder / "pairs.jsonl"
     path.write_text("".join(json.dumps({"a": "x" * (n % 7), "b": "y" * (n % 5 + 1)}) + "\n" for n in range(1, 60)))
-    made = store.prepare(sources.open(f"jsonl:{path}#a,b"), tokenizers.load("bytes"), folder)
-    packing.plan(Range(made, 0, made.documents), TextToText(), Shape(32, 32, False))
+    made = store.prepare(sources.open_source(f"jsonl:{path}#a,b"), tokenizers.load("bytes"), folder)
+    packing.plan(DocumentRange(made, 0, made.documents), TextToText(), RowShape(32, 32, False))
     (stored,) = folder.glob("plan-*")
     return contents(stored)
 

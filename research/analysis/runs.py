@@ -10,6 +10,7 @@ from research import config
 from research.config import Experiment, validation
 from research.data.json_forms import read_json
 from research.errors import InputError
+from research.evaluation import result_files
 from research.models import adapters
 from research.runs import forms, records, run_folder
 from research.training import flops

@@ -7,7 +7,19 @@ from typing import Any
 
 from rich.console import Console
 
-from research.config import Causal, Checkpoint, Data, Evaluation, Experiment, Logging, Model, Optimizer, Schedule
+from research.config import (
+    MLP,
+    Attention,
+    Causal,
+    Checkpoint,
+    Data,
+    Evaluation,
+    Experiment,
+    Logging,
+    Model,
+    Optimizer,
+    Schedule,
+)
 from research.runs.records import FILE, read
 
 STEPS = 12
@@ -20,7 +32,7 @@ def experiment(folder: Path, **changes: Any) -> Experiment:
     if not text.exists():
         text.write_text("\n".join(f"{n} and {n * n} are a number and its square." for n in range(200)))
     small = Experiment(
-        model=Model(width=16, depth=1, heads=2, mlp_width=32),
+        model=Model(width=16, depth=1, attention=Attention(heads=2), mlp=MLP(width=32)),
         objectives=(Causal(),),
         data=Data(source=f"text:{text}", tokenizer="bytes", length=32, batch=8, held_out=0.2, cache=str(folder / "c")),
         optimizer=Optimizer(learning_rate=1e-2),

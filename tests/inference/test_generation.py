@@ -9,7 +9,7 @@ import tokenizers as huggingface
 from research import config
 from research.config import replace_fields
 from research.data import tokenizers
-from research.data.tokenizer_backends import HuggingFace
+from research.data.huggingface_backend import HuggingFace
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
 from research.inference import generation

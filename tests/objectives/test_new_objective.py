@@ -16,12 +16,12 @@ from rich.console import Console
 import research
 from research import config
 from research.commands import evaluate
-from research.commands.train import train
-from research.config import Checkpoint, Data, Evaluation, Experiment, Logging, Model, Probes, Schedule
+from research.config import MLP, Attention, Checkpoint, Data, Evaluation, Experiment, Logging, Model, Probes, Schedule
 from research.config.validation import validate
 from research.errors import InputError
 from research.objectives import SHIPPED, Objective, join
 from research.runs.log import read
+from research.runs.trainer import train
 from tests.evaluation.shared import model
 
 ROOT = Path(research.__file__).parent
@@ -66,7 +66,7 @@ def experiment(folder: Path) -> Experiment:
     text = folder / "text.txt"
     text.write_text("\n".join(f"{n} and {n * n} are a number and its square." for n in range(200)))
     return Experiment(
-        model=Model(width=16, depth=1, heads=2, mlp_width=32),
+        model=Model(width=16, depth=1, attention=Attention(heads=2), mlp=MLP(width=32)),
         objectives=(TokenDeletion(rate_deleted=0.3), Backwards()),
         data=Data(source=f"text:{text}", tokenizer="bytes", length=64, batch=8, cache=str(folder / "cache")),
         schedule=Schedule(steps=4, warmup=1),

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from research import config
-from research.commands.train import train
-from research.config import Data, Experiment, Logging, Model, Schedule
+from research.config import MLP, Attention, Data, Experiment, Logging, Model, Schedule
 from research.objectives import span_corruption
+from research.runs.trainer import train
 from tests.objectives.shared import BOS, EOS, SENTINELS, show
 
 X, Y, Z = SENTINELS[:3]
@@ -96,7 +96,7 @@ def test_documents_with_nothing_to_hide_train_and_have_no_loss(tmp_path):
         source=f"text:{tmp_path}/text.txt", tokenizer="bytes", length=16, batch=8, cache=str(tmp_path / "cache")
     )
     experiment = Experiment(
-        model=Model(width=8, depth=1, heads=2, mlp_width=8),
+        model=Model(width=8, depth=1, attention=Attention(heads=2), mlp=MLP(width=8)),
         objectives=(config.SpanCorruption(),),
         data=data,
         schedule=Schedule(steps=2, warmup=1),

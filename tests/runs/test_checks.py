@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from research.config import Data, Evaluation, Logging, Mesh, Model, Probes, Step
+from research.config import MLP, Attention, Data, Evaluation, Logging, Mesh, Model, Probes, Step, replace_fields
 from research.data import store, tokenizers
 from research.errors import InputError
 from research.runs import run_folder
@@ -26,7 +26,13 @@ def prepared(monkeypatch):
     ("changes", "message"),
     [
         ({"mesh": Mesh(data=3)}, r"mesh\.data = 3"),
-        ({"mesh": Mesh(tensor=8), "model": Model(width=16, depth=1, heads=2, mlp_width=32)}, r"model\.heads: .*divide"),
+        (
+            {
+                "mesh": Mesh(tensor=8),
+                "model": Model(width=16, depth=1, attention=Attention(heads=2), mlp=MLP(width=32)),
+            },
+            r"model\.attention\.heads: .*divide",
+        ),
         ({"data": {"batch": 6}}, "batch"),
         ({"data": {"source": "text:/nowhere/*.txt"}}, "/nowhere"),
         ({"data": {"held_out": "text:/nowhere/*.txt"}}, "/nowhere"),
@@ -51,7 +57,7 @@ def test_a_mistake_is_told_before_data_is_prepared(tmp_path, changes, message):
 def test_a_folder_of_another_run_is_told_before_data_is_prepared(tmp_path):
     """The model in the folder is resolved and that of the config is not."""
     small = experiment(tmp_path)
-    model = replace(small.model, vocabulary=384, kv_heads=2, head_width=8)
+    model = replace_fields(small.model, {"vocabulary": 384, "attention.kv_heads": 2, "attention.head_width": 8})
     run_folder.claim(tmp_path / "run", replace(small, model=model), tokenizers.load("bytes"))
     with pytest.raises(InputError, match=r"model\.width: 16 there, 32 here"):
         train(replace(small, model=replace(small.model, width=32)), tmp_path / "run", quiet())

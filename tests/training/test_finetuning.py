@@ -15,7 +15,7 @@ import research
 from research import config, interop, models
 from research.commands import convert as convert_command
 from research.config import Evaluation, Experiment, Logging, Model, Schedule, config_file, replace_fields
-from research.data.tokenizer_backends import HuggingFace
+from research.data.huggingface_backend import HuggingFace
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
 from research.interop import huggingface

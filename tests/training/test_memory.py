@@ -6,16 +6,18 @@ import jax
 import pytest
 
 from research import config
-from research.config import Causal, Data, Experiment, Lora, Mesh, Model, Step
+from research.config import Attention, Causal, Data, Experiment, Lora, Mesh, Model, Step
 from research.errors import InputError
-from research.runs import loop
 from research.training import memory
+from research.training.compiled_steps import compiled_steps
 
-SMALL = Experiment(model=config.resolve(Model(width=64, depth=2, heads=2), 256, 32), data=Data(length=32, batch=8))
+SMALL = Experiment(
+    model=config.resolve(Model(width=64, depth=2, attention=Attention(heads=2)), 256, 32), data=Data(length=32, batch=8)
+)
 
 
 def check(experiment):
-    steps = loop.compiled_steps(experiment)
+    steps = compiled_steps(experiment)
     memory.check(experiment, steps.layout, steps.state, steps.frozen)
 
 
@@ -27,7 +29,7 @@ def needed(experiment, monkeypatch, available=0):
 
 
 def test_parameters_moments_gradients_and_activations(monkeypatch):
-    steps = loop.compiled_steps(SMALL)
+    steps = compiled_steps(SMALL)
     count = sum(leaf.size for leaf in jax.tree.leaves(steps.state.params))
     moments = sum(leaf.nbytes for leaf in jax.tree.leaves(steps.optimizer.init(made(SMALL))))
     rows = SMALL.data.batch // 8  # on each of eight devices
@@ -57,7 +59,7 @@ def test_a_mesh_microbatches_and_adapters_need_less(monkeypatch):
 
 
 def test_a_run_that_no_machine_has_memory_for_is_refused_with_the_bytes():
-    model = config.resolve(Model(width=65_536, depth=1000, heads=64), 50_000, 2048)
+    model = config.resolve(Model(width=65_536, depth=1000, attention=Attention(heads=64)), 50_000, 2048)
     with pytest.raises(InputError, match=r"needs at least [\d,.]+ GiB \([\d,]+ bytes\) on a device that has"):
         check(Experiment(model=model, objectives=(Causal(),), data=Data(length=2048, batch=8)))
 
