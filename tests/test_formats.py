@@ -39,7 +39,7 @@ def contents(folder: Path, without: tuple[str, ...] = ()) -> list[tuple[str, str
     return [(str(path.relative_to(folder)), hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
 
 
-def text(folder: Path) -> sources.Source:
+def text(folder: Path) -> sources.DataSource:
     path = folder / "text.jsonl"
     path.write_text("".join(json.dumps({"text": f"{n} and {n * n}"}) + "\n" for n in range(40)))
     return sources.open_source(f"jsonl:{path}#text")

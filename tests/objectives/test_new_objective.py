@@ -20,7 +20,7 @@ from research.config import MLP, Attention, Checkpoint, Data, Evaluation, Experi
 from research.config.validation import validate
 from research.errors import InputError
 from research.objectives import SHIPPED, Objective, join
-from research.runs.log import read
+from research.runs.records import read
 from research.runs.trainer import train
 from tests.evaluation.shared import model
 

@@ -12,6 +12,8 @@ from research.runs import run_folder
 from research.runs.trainer import train
 from tests.faults.shared import experiment, quiet
 
+TWO_HEADS = Model(width=16, depth=1, attention=Attention(heads=2), mlp=MLP(width=32))
+
 
 @pytest.fixture(autouse=True)
 def prepared(monkeypatch):
