@@ -73,9 +73,12 @@ class Model:
     lora: Lora | None = None  # low-rank adapters; with them, nothing else is trained
     bits: Literal[32, 8, 4] = 32  # of the layers' kernels; below 32 they are integers in scaled blocks, under adapters
     unroll: int = 1  # layers per iteration of the loop over layers: 1 compiles fastest, depth can run fastest
-    remat: Literal["none", "dots", "full"] = "none"  # keep every activation, only matrix products, or only layer inputs
+    # what is kept of a layer for the backward pass. none: everything; dots: matrix products and attention;
+    # attention_mlp: attention and the input of the MLP; attention: attention and the layer's input; full: the layer's
+    # input alone; offload: as attention_mlp, but in the host's memory
+    remat: Literal["none", "dots", "attention_mlp", "attention", "full", "offload"] = "none"
     # implementation; auto: the fastest right one for the platform
-    attention: Literal["auto", "plain", "cudnn"] = "auto"
+    attention: Literal["auto", "plain", "cudnn", "splash"] = "auto"
 
 
 def resolve(model: Model, vocabulary: int, length: int) -> Model:

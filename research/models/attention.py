@@ -12,9 +12,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from research.models import platform
+from research.models.kernels import splash
 
 BLOCKS = 4  # of queries, in causal attention: more save little of what lies behind them, and copy more keys
 SHORTEST = 64  # queries of a block: products with fewer are slow
@@ -81,13 +83,27 @@ def attend(
 ) -> Float[Array, "batch queries heads head"]:
     """Softmax attention over what each query sees.
 
-    `implementation` is "plain", "cudnn", or "auto": cuDNN on a GPU with 16-bit activations, else plain. Groups of
-    `heads / kv_heads` query heads share a key head. Where what is seen is known to be causal, there are as many queries
-    as keys, and a block of queries computes no keys behind it.
+    `implementation` is one of `chosen`. Groups of `heads / kv_heads` query heads share a key head. Where what is seen
+    is known to be causal, there are as many queries as keys, and a block of queries computes no keys behind it.
     """
-    if implementation == "auto":
-        half = query.dtype in (jnp.bfloat16, jnp.float16)
-        implementation = "cudnn" if half and platform.current() == "gpu" else "plain"
+    implementation = chosen(implementation, query, bias is not None)
+    if implementation == "splash":
+        return splash.attend(query, key, value, seen, scale)
+    return checkpoint_name(_elsewhere(query, key, value, seen, scale, bias, implementation), "attention")
+
+
+def chosen(implementation: str, query: Array, biased: bool) -> str:
+    """ "plain", "cudnn" or "splash"; "auto": cuDNN on a GPU with 16-bit activations, splash on a TPU where there are
+    queries enough and no bias, else plain."""
+    if implementation != "auto":
+        return "plain" if implementation == "splash" and biased else implementation
+    half = query.dtype in (jnp.bfloat16, jnp.float16)
+    if half and platform.current() == "gpu":
+        return "cudnn"
+    return "splash" if platform.current() == "tpu" and query.shape[1] >= SHORTEST and not biased else "plain"
+
+
+def _elsewhere(query, key, value, seen, scale, bias, implementation):
     if implementation == "cudnn":
         allowed = mask(seen, key.shape[1])[:, None]
         bias = None if bias is None else bias.astype(query.dtype)

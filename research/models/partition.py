@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import flax.linen as nn
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from research.models import attention
+from research.models import attention, balance
 from research.models.attention import Visible
 
 Result = TypeVar("Result")
@@ -19,8 +20,13 @@ Result = TypeVar("Result")
 
 def extent(name: str) -> int:
     """Into how many parts a logical axis is split."""
-    mesh, spec = jax.sharding.get_abstract_mesh(), _spec((name,))
-    return math.prod(mesh.shape[axis] for axis in jax.tree.leaves(tuple(spec)))
+    mesh = jax.sharding.get_abstract_mesh()
+    return math.prod(mesh.shape[axis] for axis in mesh_axes(name))
+
+
+def mesh_axes(name: str) -> tuple[str, ...]:
+    """The axes of the mesh over which a logical axis is split."""
+    return tuple(jax.tree.leaves(tuple(_spec((name,)))))
 
 
 def by_parts(
@@ -47,8 +53,11 @@ def attend(
     """`attention.attend` on each device for its own rows, queries and heads. Where the length is split, it gathers all
     keys and values of its rows and heads first (context parallelism as in Llama 3, section 3.3.2): the intervals that
     its queries see are in numbers of the whole row, so the one rule needs no change."""
+    balanced = False
     if extent("length") > 1:
-        seen = replace(seen, causal=False)  # a device's first query is not the row's first
+        splash = attention.chosen(implementation, query, bias is not None) == "splash"
+        balanced = splash and seen.causal and query.shape[1] // extent("length") % 2 == 0
+        seen = replace(seen, causal=balanced)  # else a device's first query is not the row's first
     parts = extent("heads")
     if extent("kv_heads") != parts:  # then no device has all key heads that it needs alone: copies, as few as will do
         copies = math.lcm(parts, key.shape[2]) // key.shape[2]
@@ -57,7 +66,11 @@ def attend(
     biases = (None if bias is None or bias.shape[0] == 1 else "batch", "heads", "length", None)
 
     def local(query, key, value, seen, bias):
-        return attention.attend(query, key, value, seen, scale, bias, implementation)
+        if not balanced:
+            return attention.attend(query, key, value, seen, scale, bias, implementation)
+        axes = mesh_axes("length")
+        query, seen = jax.tree.map(partial(balance.exchange, axes), (query, seen))
+        return balance.exchange_back(axes, attention.attend(query, key, value, seen, scale, bias, implementation))
 
     split = by_parts(local, (queries, keys, keys, ("batch", "length"), biases), queries)
     return split(query, key, value, seen, bias)

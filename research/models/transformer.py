@@ -10,10 +10,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from research.config import Model
-from research.models import attention, partition, platform, positions, quantised
+from research.models import attention, partition, platform, positions, quantised, remat
 from research.models.attention import Visible
 
 ACTIVATIONS = {
@@ -207,6 +208,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x, context: Context, cache: Cache | None, kind: Kind = ALIKE) -> tuple[Array, Cache]:
         config, caches = self.config, {}
+        x = checkpoint_name(x, "layer_input")
         if context.near is not None:
             seen, turn = jax.tree.map(partial(jnp.where, kind.local), context.near, (context.seen, context.turn))
             context = context._replace(seen=seen, turn=turn)
@@ -233,7 +235,7 @@ class Block(nn.Module):
         x = residual(x, "attention", attend("attention", cross=False))
         if self.cross:
             x = residual(x, "cross_attention", attend("cross_attention", cross=True))
-        x = residual(x, "mlp", MLP(config, name="mlp"))
+        x = residual(checkpoint_name(x, "mlp_input"), "mlp", MLP(config, name="mlp"))
         self.sow("intermediates", "residual", x)
         return x, caches
 
@@ -257,8 +259,7 @@ class Stack(nn.Module):
             kind = kind._replace(bare=layer == 0)
         block = Block
         if config.remat != "none":
-            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if config.remat == "dots" else None
-            block = nn.remat(Block, policy=policy, prevent_cse=False)
+            block = nn.remat(Block, policy=remat.policy(config.remat), prevent_cse=False)
         layers = nn.scan(
             block,
             variable_axes={"params": 0, "intermediates": 0},
