@@ -39,6 +39,7 @@ class Traffic:
     slices: int  # slices that a group spans
     links: float  # that a device uses at once, in units of one link in one direction; contention is in it
     hops: float  # between the most distant members within a slice
+    beside: Piece | None = None  # local work that the schedule has while it runs, once; None: as much as it takes
 
 
 @dataclass(frozen=True)
@@ -185,11 +186,11 @@ def _devices(topology: Topology) -> list[Any]:
 
 def _merged(pieces: tuple[Piece, ...]) -> tuple[Piece, ...]:
     """Pieces that are alike as one."""
-    times: dict[tuple[float, float, float], float] = {}
+    times: dict[Piece, float] = {}
     for piece in pieces:
-        key = (piece.flops, piece.bytes, piece.cycles)
-        times[key] = times.get(key, 0) + piece.times
-    return tuple(Piece(*key, often) for key, often in times.items())
+        alike = replace(piece, times=0.0)
+        times[alike] = times.get(alike, 0) + piece.times
+    return tuple(replace(piece, times=often) for piece, often in times.items())
 
 
 def _traffic(collective: counting.Collective, mesh: Any, topology: Topology) -> Traffic:
@@ -201,7 +202,7 @@ def _traffic(collective: counting.Collective, mesh: Any, topology: Topology) -> 
     axes = tuple(name for name, varying in zip(mesh.axis_names, varies, strict=True) if varying)
     inside, slices, links, hops = way(_places(mesh, topology)[groups[0]], topology)
     common = collective.kind, axes, collective.bytes, collective.times, collective.overlapped
-    return Traffic(*common, inside, slices, links, hops)
+    return Traffic(*common, inside, slices, links, hops, collective.beside)
 
 
 def _places(mesh: Any, topology: Topology) -> np.ndarray:

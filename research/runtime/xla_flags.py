@@ -8,12 +8,22 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-# TPU: gradients summed between slices are pipelined (DATA_PARALLEL_OVERLAP in MaxText, benchmarks/xla_flags_library.py)
-# v6e: more on-chip memory for a fusion (the same file's limit for dense models);
+# TPU, all from MaxText's benchmarks/xla_flags_library.py: gradients summed between slices are pipelined
+# (DATA_PARALLEL_OVERLAP); gathers run inside the fusions that precede their use (CF_FOR_ALL_GATHER: over a part of a 3-D
+# torus they are synchronous without it)
+# v6e: more on-chip memory for a fusion (DENSE_VMEM_LIMIT_FLAG there)
 # GPU: collectives run beside what does not need them (NVIDIA's JAX images set this, JAX-Toolbox)
 # CPU: a program for several devices that comes from the compile cache may otherwise run its collectives in an order of
 # its own on each of them, and wait for ever (jaxlib 0.10.2); the speed is the same
-_TPU = ("--xla_tpu_enable_data_parallel_all_reduce_opt=true", "--xla_tpu_data_parallel_opt_different_sized_ops=true")
+_TPU = (
+    "--xla_tpu_enable_data_parallel_all_reduce_opt=true",
+    "--xla_tpu_data_parallel_opt_different_sized_ops=true",
+    "--xla_tpu_enable_async_collective_fusion=true",
+    "--xla_tpu_enable_async_collective_fusion_fuse_all_gather=true",
+    "--xla_tpu_enable_async_collective_fusion_multiple_steps=true",
+    "--xla_tpu_overlap_compute_collective_tc=true",
+    "--xla_enable_async_all_gather=true",
+)
 _GPU = ("--xla_gpu_enable_latency_hiding_scheduler=true",)
 _CPU = ("--xla_cpu_enable_concurrency_optimized_scheduler=false",)
 FLAGS = {

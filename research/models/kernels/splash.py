@@ -19,7 +19,7 @@ from research.models.kernels import splash_kernels
 from research.models.kernels.splash_kernels import Tiles
 
 BLOCKS = (1024, 512, 256, 128)  # queries and keys of a block, the best first
-COMPUTE = 512  # keys whose scores exist at once
+COMPUTE = 256  # keys whose scores exist at once in the backward kernel, and are one product in both
 PADDING = 1 / 8  # of a length, that may be added for the sake of larger blocks
 KEPT = 8 * 2**20  # bytes of on-chip memory for the gradients of a group of heads' queries
 
@@ -47,7 +47,13 @@ def attend(
     def by_heads(x: Array, block: int) -> Array:
         return jnp.swapaxes(_padded(x, block), 1, 2)
 
-    out = _attend(tiles, by_heads(query * scale, queries), by_heads(key, keys), by_heads(value, keys), spans)
+    out = _attend(
+        tiles,
+        by_heads(query * (scale / splash_kernels.LN2), queries),
+        by_heads(key, keys),
+        by_heads(value, keys),
+        spans,
+    )
     return jnp.swapaxes(out, 1, 2)[:, : query.shape[1]]
 
 

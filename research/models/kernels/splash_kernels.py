@@ -2,7 +2,8 @@
 
 Scores are held transposed, keys along sublanes and queries along lanes: softmax statistics, intervals and corrections
 are then rows of one value per query, reductions over keys are elementwise, and no `[keys, queries]` tile is ever
-transposed. The recurrences are those of FlashAttention-2 (Dao 2023, algorithms 1 and 2).
+transposed. The recurrences are those of FlashAttention-2 (Dao 2023, algorithms 1 and 2), in powers of two: the queries
+come multiplied by log2(e), which saves a product for each score.
 
 Which blocks of keys a block of queries reads is known from four integers in scalar memory (`Ranges`). Blocks outside
 are neither fetched nor computed; blocks that every query sees whole are not masked.
@@ -11,7 +12,7 @@ are neither fetched nor computed; blocks that every query sees whole are not mas
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
 LOWEST = -0.7 * float(jnp.finfo(jnp.float32).max)  # a masked score; differences of two such are finite
+LN2 = math.log(2)  # what a gradient is multiplied by, since scores are exponents of two
 NT = (((1,), (1,)), ((), ()))  # contracts the last axes of both
 TN = (((0,), (0,)), ((), ()))  # contracts the first axes of both
 
@@ -71,7 +73,7 @@ def forward(
     value: Float[Array, "batch kv_heads keys head"],
     spans: Int[Array, "batch rows queries"],
 ) -> tuple[Float[Array, "batch heads queries head"], Float[Array, "batch heads 1 queries"]]:
-    """Attention, and the log of its normaliser. A query that sees nothing gives zero, and 0."""
+    """Attention, and the logarithm to base 2 of its normaliser. A query that sees nothing gives zero, and 0."""
     batch, heads, length, width = query.shape
     group, rows = heads // key.shape[1], spans.shape[1]
     grid = (batch, heads, length // tiles.queries, key.shape[2] // tiles.keys)
@@ -130,18 +132,22 @@ def _forward(tiles, query_blocks, key_blocks, limits, _, spans, query, key, valu
         sums[...] = jnp.zeros_like(sums)
 
     def add(masked: bool):
-        for part in range(0, tiles.keys, tiles.compute):
-            keys = slice(part, part + tiles.compute)
-            scores = lax.dot_general(key[keys], query[...], NT, preferred_element_type=jnp.float32)
-            if masked:
-                scores = _mask(scores, j * tiles.keys + part, spans)
-            before = top[...]
-            now = jnp.maximum(before, jnp.max(scores, axis=0, keepdims=True))
-            weights, correction = jnp.exp(scores - now), jnp.exp(before - now)
-            top[...] = now
-            total[...] = correction * total[...] + jnp.sum(weights, axis=0, keepdims=True)
-            sums[...] = correction * sums[...] + lax.dot_general(
-                value[keys], weights.astype(value.dtype), TN, preferred_element_type=jnp.float32
+        parts = range(0, tiles.keys, tiles.compute)
+        scores = [_scores(tiles, key, query, spans, j, part, masked) for part in parts]
+        before = top[...]
+        now = reduce(jnp.maximum, [jnp.max(each, axis=0, keepdims=True) for each in scores], before)
+        correction = jnp.exp2(before - now)
+        top[...] = now
+        total[...] = correction * total[...]
+        sums[...] = correction * sums[...]
+        for part, each in zip(parts, scores, strict=True):
+            weights = jnp.exp2(each - now)
+            total[...] += jnp.sum(weights, axis=0, keepdims=True)
+            sums[...] += lax.dot_general(
+                value[part : part + tiles.compute],
+                weights.astype(value.dtype),
+                TN,
+                preferred_element_type=jnp.float32,
             )
 
     _where_seen(limits, block, j, tiles, add)
@@ -151,7 +157,7 @@ def _forward(tiles, query_blocks, key_blocks, limits, _, spans, query, key, valu
         seen = top[...] > LOWEST
         divisor = jnp.where(seen, total[...], 1)
         out[...] = jnp.where(seen, sums[...] / divisor, 0).T.astype(out.dtype)
-        normaliser[...] = jnp.where(seen, top[...] + jnp.log(divisor), 0)
+        normaliser[...] = jnp.where(seen, top[...] + jnp.log2(divisor), 0)
 
 
 def backward(
@@ -256,10 +262,7 @@ def _backward(
     def add(masked: bool):
         for part in range(0, tiles.keys, tiles.compute):
             keys = slice(part, part + tiles.compute)
-            scores = lax.dot_general(key[keys], query[...], NT, preferred_element_type=jnp.float32)
-            if masked:
-                scores = _mask(scores, j * tiles.keys + part, spans)
-            weights = jnp.exp(scores - normaliser[...])
+            weights = jnp.exp2(_scores(tiles, key, query, spans, j, part, masked) - normaliser[...])
             value_sum[keys] += lax.dot(
                 weights.astype(gradient.dtype), gradient[...], preferred_element_type=jnp.float32
             )
@@ -272,11 +275,11 @@ def _backward(
 
     @pl.when(j == grid[2] - 1)
     def finish():
-        query_out[...] = query_sum[r, :, here].T.astype(query_out.dtype)
+        query_out[...] = (LN2 * query_sum[r, :, here].T).astype(query_out.dtype)
 
     @pl.when((r == grid[3] - 1) & (i == grid[4] - 1))
     def finish_keys():
-        key_out[...] = key_sum[...].astype(key_out.dtype)
+        key_out[...] = (LN2 * key_sum[...]).astype(key_out.dtype)
         value_out[...] = value_sum[...].astype(value_out.dtype)
 
 
@@ -293,9 +296,12 @@ def _where_seen(limits: Any, block: Any, j: Any, tiles: Tiles, add: Callable[[bo
     pl.when(some & ~whole)(partial(add, True))
 
 
-def _mask(scores: Array, first: Any, spans: Any) -> Array:
-    """Scores `[keys, queries]` of the keys from `first` on, or `LOWEST` where a query does not see a key."""
-    index = first + lax.broadcasted_iota(jnp.int32, scores.shape, 0)
+def _scores(tiles: Tiles, key: Any, query: Any, spans: Any, j: Any, part: int, masked: bool) -> Array:
+    """Scores `[keys, queries]` of a part of the j-th block of keys, `LOWEST` where a query does not see a key."""
+    scores = lax.dot_general(key[part : part + tiles.compute], query[...], NT, preferred_element_type=jnp.float32)
+    if not masked:
+        return scores
+    index = j * tiles.keys + part + lax.broadcasted_iota(jnp.int32, scores.shape, 0)
     seen = [(index >= spans[at : at + 1]) & (index < spans[at + 1 : at + 2]) for at in range(0, spans.shape[0], 2)]
     return jnp.where(seen[0] if len(seen) == 1 else seen[0] | seen[1], scores, LOWEST)
 

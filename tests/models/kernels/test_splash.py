@@ -39,8 +39,7 @@ def plain(query, key, value, seen):
 
 def assert_alike(seen, inputs, tolerance):
     ours, expected = (
-        jax.jit(partial(attended, attend))(seen, *inputs)
-        for attend in (lambda *a: splash.attend(*a, scale=0.3), plain)
+        jax.jit(partial(attended, attend))(seen, *inputs) for attend in (lambda *a: splash.attend(*a, scale=0.3), plain)
     )
     for array, other in zip(ours, expected, strict=True):
         assert array.dtype == other.dtype
@@ -66,7 +65,9 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-5), (jnp.bfloat16, 0.06)], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(np.float32, 1e-5), (jnp.bfloat16, 0.06)], ids=["float32", "bfloat16"]
+)
 def test_any_interval(shape, dtype, tolerance):
     assert_alike(Visible(*random_intervals(1, *shape[:3])), arrays(shape, dtype), tolerance)
 
@@ -81,7 +82,8 @@ def test_a_second_interval_for_shared_prefixes():
 @pytest.mark.parametrize("kinds", [("causal", "causal"), ("prefix:60", "masked"), ("masked", "causal")], ids="-".join)
 def test_packed_rows(kinds, window):
     """Several documents and padding, and of causal rows the promise that they are."""
-    packed = batch([[example(np.random.default_rng(0), size, kind) for size, kind in zip((180, 97), kinds)]], 300)
+    random = np.random.default_rng(0)
+    packed = batch([[example(random, 180, kinds[0]), example(random, 97, kinds[1])]], 300)
     causal = kinds == ("causal", "causal")
     seen = attention.visible(jnp.asarray(packed.segments), jnp.asarray(packed.levels), causal)
     if window:
