@@ -17,4 +17,4 @@ from research.config import Experiment
 
 def get_config() -> Experiment:
     adapted = finetune_lora.get_config()
-    return replace(adapted, model=replace(adapted.model, bits=8))
+    return replace(adapted, model=replace(adapted.model, quantization_bits=8))

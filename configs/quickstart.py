@@ -8,6 +8,8 @@ prefix (span corruption) 0.73.
 """
 
 from research.config import (
+    MLP,
+    Attention,
     Causal,
     Checkpoint,
     Data,
@@ -23,7 +25,7 @@ from research.config import (
 
 def get_config() -> Experiment:
     return Experiment(
-        model=Model(width=192, depth=4, heads=6, mlp_width=512, unroll=4),
+        model=Model(width=192, depth=4, unroll=4, attention=Attention(heads=6), mlp=MLP(width=512)),
         objectives=(
             Causal(rate=0.4),
             Masked(rate=0.35, mask_rate=0.3),

@@ -8,7 +8,19 @@ Expected: a held-out loss of at most 1.91 nats a character, over the whole last 
 reaches 1.908 with this setting (its README says 1.88). Measured here: 1.894, in 6 minutes on 2 busy cores.
 """
 
-from research.config import Causal, Data, Evaluation, Experiment, Model, Optimizer, Schedule
+from research.config import (
+    MLP,
+    Attention,
+    Causal,
+    Data,
+    Evaluation,
+    Experiment,
+    Model,
+    Norm,
+    Optimizer,
+    Positions,
+    Schedule,
+)
 
 
 def get_config() -> Experiment:
@@ -16,13 +28,11 @@ def get_config() -> Experiment:
         model=Model(
             width=128,
             depth=4,
-            heads=4,
-            positions="learned",
-            norm="layernorm",
-            norm_epsilon=1e-5,
-            activation="gelu",
-            gated=False,
             unroll=4,
+            attention=Attention(heads=4),
+            positions=Positions(kind="learned"),
+            norm=Norm(kind="layernorm", epsilon=1e-5),
+            mlp=MLP(activation="gelu", gated=False),
         ),
         objectives=(Causal(),),
         data=Data(source="text:tinyshakespeare.txt", held_out=0.1, tokenizer="characters", length=64, batch=12),

@@ -23,10 +23,10 @@ from research.objectives.batch import Batch
 AXES = ("data", "fsdp", "tensor", "context")
 SIZES = {  # logical axes of parameters -> the field of `config.Model` that says how long they are
     "embed": "width",
-    "heads": "heads",
-    "kv_heads": "kv_heads",
-    "head": "head_width",
-    "mlp": "mlp_width",
+    "heads": "attention.heads",
+    "kv_heads": "attention.kv_heads",
+    "head": "attention.head_width",
+    "mlp": "mlp.width",
     "vocab": "vocabulary",
     "residual": "width",
 }
@@ -103,10 +103,10 @@ def layout(mesh: config.Mesh, model: config.Model, devices: Sequence[jax.Device]
         if unknown := set(mesh_axes) - set(AXES):
             raise InputError(f"mesh.rules: {name!r} maps to {sorted(unknown)}; the mesh has {', '.join(AXES)}")
     whole = Layout(built, mesh.rules)
-    if model.kv_heads < whole.extent("kv_heads"):
+    if model.attention.kv_heads < whole.extent("kv_heads"):
         whole = Layout(built, tuple(rule for rule in mesh.rules if rule[0] != "kv_heads"))
     for name, mesh_axes in whole.rules:
-        size, parts = getattr(model, SIZES[name]) if name in SIZES else 0, whole.extent(name)
+        size, parts = config.get_field(model, SIZES[name]) if name in SIZES else 0, whole.extent(name)
         if size % parts:
             raise InputError(
                 f"model.{SIZES[name]}: mesh.{' x mesh.'.join(mesh_axes)} = {parts} does not divide {size}; "

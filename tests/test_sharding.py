@@ -43,14 +43,14 @@ def test_a_mesh_that_does_not_fit_says_what_would(mesh, message):
 
 
 def test_a_model_that_the_mesh_does_not_divide_is_refused():
-    with pytest.raises(InputError, match=r"model.heads: mesh.tensor = 4 does not divide 6; 1, 2, 3, 6 would"):
-        layout(Mesh(tensor=4), tiny.model(width=24, heads=6))
-    with pytest.raises(InputError, match=r"model.mlp_width"):
-        layout(Mesh(tensor=8), tiny.model(heads=8, kv_heads=8, mlp_width=20))
+    with pytest.raises(InputError, match=r"model.attention.heads: mesh.tensor = 4 does not divide 6; 1, 2, 3, 6 would"):
+        layout(Mesh(tensor=4), tiny.model(width=24, **{"attention.heads": 6}))
+    with pytest.raises(InputError, match=r"model.mlp.width"):
+        layout(Mesh(tensor=8), tiny.model(**{"attention.heads": 8, "attention.kv_heads": 8, "mlp.width": 20}))
     with pytest.raises(InputError, match=r"model.vocabulary"):
-        layout(Mesh(tensor=8), tiny.model(heads=8, kv_heads=8, vocabulary=65))
-    with pytest.raises(InputError, match=r"model.kv_heads"):
-        layout(Mesh(tensor=2), tiny.model(heads=6, kv_heads=3, head_width=4))
+        layout(Mesh(tensor=8), tiny.model(vocabulary=65, **{"attention.heads": 8, "attention.kv_heads": 8}))
+    with pytest.raises(InputError, match=r"model.attention.kv_heads"):
+        layout(Mesh(tensor=2), tiny.model(**{"attention.heads": 6, "attention.kv_heads": 3, "attention.head_width": 4}))
     with pytest.raises(InputError, match="'headz'"):
         layout(Mesh(rules=(("headz", ("tensor",)),)), tiny.model())
     with pytest.raises(InputError, match=r"maps to \['model'\]"):
@@ -100,7 +100,7 @@ def test_slices_split_the_data_first():
 
 
 def test_key_heads_fewer_than_the_devices_are_copied():
-    model = tiny.model(heads=4, kv_heads=2)
+    model = tiny.model(**{"attention.heads": 4, "attention.kv_heads": 2})
     spec = state.abstract(
         model, optimizer(Optimizer(), lambda _: 0.0, models.axes(model)), layout(Mesh(tensor=4), model)
     )
@@ -111,7 +111,7 @@ def test_key_heads_fewer_than_the_devices_are_copied():
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "muon", "lion"])
 def test_optimizer_state_lies_where_its_parameter_lies(name):
-    model = tiny.model(qkv_bias=True)
+    model = tiny.model(**{"attention.qkv_bias": True})
     axes = models.axes(model)
     spec = state.abstract(
         model, optimizer(Optimizer(name=name), lambda _: 0.0, axes), layout(Mesh(fsdp=2, tensor=2), model)

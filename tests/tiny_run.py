@@ -6,7 +6,19 @@ from pathlib import Path
 from rich.console import Console
 
 from research.commands.train import train
-from research.config import Causal, Checkpoint, Data, Evaluation, Experiment, Logging, Masked, Model, Schedule
+from research.config import (
+    MLP,
+    Attention,
+    Causal,
+    Checkpoint,
+    Data,
+    Evaluation,
+    Experiment,
+    Logging,
+    Masked,
+    Model,
+    Schedule,
+)
 
 STEPS = (2, 4)  # of its checkpoints
 QUESTIONS = 6
@@ -17,7 +29,7 @@ def make(folder: Path) -> Path:
     text = folder / "text.txt"
     text.write_text("\n".join(f"{n} and {n * n} are a number and its square." for n in range(200)))
     experiment = Experiment(
-        model=Model(width=16, depth=1, heads=2, mlp_width=32),
+        model=Model(width=16, depth=1, attention=Attention(heads=2), mlp=MLP(width=32)),
         objectives=(Causal(), Masked()),
         data=Data(source=f"text:{text}", tokenizer="bytes", length=64, batch=8, cache=str(folder / "cache")),
         schedule=Schedule(steps=STEPS[-1], warmup=1),

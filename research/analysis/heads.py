@@ -62,11 +62,11 @@ def one_head(lm: LanguageModel, inside: Inside, layer: int, head: int, place: in
     Raises:
       InputError: for relative positions, whose bias is added to the products.
     """
-    if lm.config.positions == "relative":
+    if lm.config.positions.kind == "relative":
         raise InputError("with relative positions, attention is more than products of queries and keys")
-    group = head // (lm.config.heads // lm.config.kv_heads)
+    group = head // (lm.config.attention.heads // lm.config.attention.kv_heads)
     query, keys, values = inside.query[layer, head, place], inside.key[layer, group], inside.value[layer, group]
-    products = keys @ query * lm.config.attention_scale
+    products = keys @ query * lm.config.attention.scale
     seen = inside.attention[layer, head, place] > 0
     exponentials = np.where(seen, np.exp(products - products[seen].max()), 0)
     weights = exponentials / exponentials.sum()

@@ -65,7 +65,7 @@ def _model(run: Run) -> str:
     model = run.experiment.model
     kind = f"encoder of {model.encoder_depth} layers, decoder of {model.depth}"
     kind = kind if model.encoder_depth else f"{model.depth} layers"
-    return f"{run.parameters:,} parameters: {kind}, width {model.width}, {model.heads} heads"
+    return f"{run.parameters:,} parameters: {kind}, width {model.width}, {model.attention.heads} heads"
 
 
 def _data(run: Run) -> str:

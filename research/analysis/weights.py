@@ -49,7 +49,7 @@ def sizes(lm: LanguageModel, length: int) -> Table:
         counts = parts.setdefault(name.replace("/layers/", "/"), [0, 0])
         counts[0] += leaf.size
         counts[1] += 2 * leaf.size * (path in multiplied and path.endswith(("kernel", "output")))
-    if lm.config.tied:
+    if lm.config.head.tied:
         parts["output (the embedding again)"] = [0, 2 * lm.config.vocabulary * lm.config.width]
     total = flops.train_flops(lm.config, Data(length=length)) / 3 / length
     rest = total - sum(counted for _, counted in parts.values())

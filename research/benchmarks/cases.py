@@ -17,6 +17,7 @@ from research.config import (
     Schedule,
     SpanCorruption,
     Step,
+    replace_fields,
 )
 from research.data.cache import building
 from research.models import families
@@ -34,7 +35,7 @@ def _case(
     compute: str = "bfloat16",
     source_length: int | None = None,
 ) -> Experiment:
-    model = replace(model, unroll=model.depth, dropout=0.0)
+    model = replace_fields(model, {"unroll": model.depth, "dropout": 0.0, "attention.dropout": 0.0})
     data = Data(
         source=_random_text(model.vocabulary, document),
         tokenizer=f"integers:{model.vocabulary - 128}",  # the rest is room for sentinels and other special tokens
@@ -53,7 +54,16 @@ def _case(
 
 
 def _tiny(width: int, depth: int, heads: int, length: int, vocabulary: int) -> Experiment:
-    model = replace(families.GPT2, width=width, depth=depth, heads=heads, vocabulary=vocabulary, max_positions=length)
+    model = replace_fields(
+        families.GPT2,
+        {
+            "width": width,
+            "depth": depth,
+            "vocabulary": vocabulary,
+            "attention.heads": heads,
+            "positions.max_length": length,
+        },
+    )
     return _case(model, Causal(), length, 12, 16 * length, "float32")
 
 

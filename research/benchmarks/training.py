@@ -13,7 +13,7 @@ import numpy as np
 
 from research import config, data, interop, models, sharding
 from research.benchmarks.pairs import Made, Measured
-from research.config import Experiment
+from research.config import Experiment, replace_fields
 from research.interop import config_json
 from research.objectives import Batch
 from research.runs import loop
@@ -82,7 +82,7 @@ def theirs(experiment: Experiment, precision: str) -> Made:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_float32_matmul_precision("high" if precision == "bfloat16" else "highest")
     experiment, corpus = opened(experiment)
-    experiment = replace(experiment, model=replace(experiment.model, dropout=0.0))
+    experiment = replace(experiment, model=replace_fields(experiment.model, {"dropout": 0.0, "attention.dropout": 0.0}))
     settings, _ = config_json.write(experiment.model)
     with tempfile.TemporaryDirectory() as folder:
         params = models.init(experiment.model, state.key(experiment.seed, 0, "parameters"))
@@ -106,7 +106,7 @@ def theirs(experiment: Experiment, precision: str) -> Made:
 
     def attending() -> Any:
         backends = (
-            [SDPBackend.CUDNN_ATTENTION] if device == "cuda" and experiment.model.positions != "relative" else None
+            [SDPBackend.CUDNN_ATTENTION] if device == "cuda" and experiment.model.positions.kind != "relative" else None
         )
         return sdpa_kernel(backends) if backends else torch.enable_grad()
 

@@ -65,7 +65,7 @@ def convert(source: str, folder: Path, options: Options) -> None:
 
 def _check_reading(lm: LanguageModel) -> None:
     """Raises InputError if `transformers` would let tokens see others than in training."""
-    kind = Masked if lm.config.embedding_norm else Causal
+    kind = Masked if lm.config.norm.embedding else Causal
     if lm.config.encoder_depth == 0 and not any(isinstance(objective, kind) for objective in lm.objectives):
         trained = ", ".join(type(objective).__name__ for objective in lm.objectives)
         raise InputError(

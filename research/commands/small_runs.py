@@ -13,7 +13,7 @@ from rich.console import Console
 from research import config
 from research.commands import command_line, evaluate
 from research.commands.train import train
-from research.config import Causal, Evaluation, Experiment, Logging, Masked, Optimizer, Prefix
+from research.config import Causal, Evaluation, Experiment, Logging, Masked, Optimizer, Prefix, replace_fields
 from research.runtime import processes
 from research.training import checkpoint
 
@@ -79,7 +79,9 @@ def _small() -> Experiment:
     whole = command_line.read(ROOT / "configs" / "quickstart.py")
     return replace(
         whole,
-        model=replace(whole.model, width=96, depth=2, heads=4, mlp_width=192, unroll=2),
+        model=replace_fields(
+            whole.model, {"width": 96, "depth": 2, "unroll": 2, "attention.heads": 4, "mlp.width": 192}
+        ),
         data=replace(whole.data, tokenizer="train:900", length=64),
         schedule=replace(whole.schedule, steps=100),
         checkpoint=config.Checkpoint(every=25, keep_last=4),

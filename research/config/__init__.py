@@ -13,7 +13,7 @@ from research.config.experiment import (
     Schedule,
     Step,
 )
-from research.config.model import Lora, Model, RotaryScaling, resolve
+from research.config.model import MLP, Attention, Embedding, Head, Lora, Model, Norm, Positions, RopeScaling, resolve
 from research.config.objectives import (
     Causal,
     Instruction,
@@ -25,32 +25,42 @@ from research.config.objectives import (
     TextToText,
 )
 from research.config.storage import from_dict, load, save, to_dict, typed
+from research.config.tree import field_paths, get_field, replace_fields
 
 __all__ = [
+    "MLP",
+    "Attention",
     "Causal",
     "Checkpoint",
     "Data",
+    "Embedding",
     "Evaluation",
     "Experiment",
+    "Head",
     "Instruction",
     "Logging",
     "Lora",
     "Masked",
     "Mesh",
     "Model",
+    "Norm",
     "Objective",
     "Optimizer",
+    "Positions",
     "Prefix",
     "Probes",
-    "RotaryScaling",
+    "RopeScaling",
     "Rules",
     "Schedule",
     "SpanCorruption",
     "Step",
     "Stream",
     "TextToText",
+    "field_paths",
     "from_dict",
+    "get_field",
     "load",
+    "replace_fields",
     "resolve",
     "save",
     "to_dict",

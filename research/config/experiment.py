@@ -146,8 +146,8 @@ class Experiment:
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     evaluation: Evaluation = field(default_factory=Evaluation)
     logging: Logging = field(default_factory=Logging)
-    # what to start from: a run folder, a Hugging Face folder or hub name, or a GGUF file. The tokenizer, and what model
-    # says of the architecture then come from there; model.dropout, unroll, remat, attention, lora and bits stay
+    # what to start from: a run folder, a Hugging Face folder or hub name, or a GGUF file. Tokenizer and architecture
+    # come from there; of model, the dropouts, lora, quantization_bits, unroll, remat and attention.implementation count
     initialize_from: str | None = None
     frozen: tuple[str, ...] = ()  # patterns of parameters that are not trained: embedding, decoder/layers/mlp/*, …
     # where compiled programs are kept, a folder or gs://…; None: $JAX_COMPILATION_CACHE_DIR, or jax/ below the cache

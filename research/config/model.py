@@ -1,12 +1,51 @@
-"""`Model`: what a Transformer is."""
+"""`Model`: what a Transformer is, as a small tree."""
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 
 @dataclass(frozen=True)
-class RotaryScaling:
+class Attention:
+    """Self-attention and, in an encoder-decoder, cross-attention."""
+
+    heads: int = 4  # query heads
+    kv_heads: int = 0  # key and value heads, each shared by a group of query heads; 0: as many as heads
+    head_width: int = 0  # features of a head; 0: width / heads
+    scale: float = 0.0  # factor on query-key products; 0: head_width ** -0.5 (T5: 1)
+    qkv_bias: bool = False  # biases of the query, key and value projections
+    output_bias: bool = False  # bias of the output projection
+    qk_norm: bool = False  # RMS-normalise queries and keys by head (Qwen3)
+    window: int = 0  # a local layer sees this many positions to each side; 0: no layer is local
+    global_every: int = 1  # with a window: every n-th layer, beginning with the first, is global (ModernBERT: 3)
+    dropout: float = 0.0  # rate on the attention probabilities; above 0, training needs the plain implementation
+    # which kernel; auto: the fastest that is right for the platform
+    implementation: Literal["auto", "plain", "cudnn", "splash"] = "auto"
+
+
+@dataclass(frozen=True)
+class MLP:
+    """The feed-forward layer of a block."""
+
+    width: int = 0  # of its hidden layer; 0: 4 * width of the model
+    activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "silu"  # of its hidden layer, and of head.transform
+    gated: bool = True  # multiply the activation by a second projection (SwiGLU, gated GELU)
+    bias: bool = False  # biases of its projections, and of head.transform
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Normalisation: which kind, and where."""
+
+    kind: Literal["layernorm", "rmsnorm"] = "rmsnorm"  # layernorm also subtracts the mean
+    epsilon: float = 1e-6  # added to the variance
+    bias: bool = False  # layernorm: a learned shift beside the scale
+    placement: Literal["pre", "post"] = "pre"  # before each layer of a block, or after its residual sum (BERT)
+    embedding: bool = False  # normalise the embeddings (BERT)
+    first: bool = True  # the first block normalises before attention (ModernBERT: no, its embeddings are normalised)
+
+
+@dataclass(frozen=True)
+class RopeScaling:
     """Longer contexts for rotary positions: `linear` divides every frequency by `factor`; `llama3` only the low ones
     (Llama 3.1, as in `transformers`' `_compute_llama3_parameters`)."""
 
@@ -15,6 +54,39 @@ class RotaryScaling:
     low_frequency: float = 1.0  # llama3: wavelengths above original_length / low_frequency are divided by factor
     high_frequency: float = 4.0  # llama3: wavelengths below original_length / high_frequency are kept
     original_length: int = 8192  # llama3: the context length of the original training
+
+
+@dataclass(frozen=True)
+class Positions:
+    """How the model knows the order of tokens."""
+
+    # a learned table, rotary position embeddings (RoPE), T5's bias by buckets of relative distance, or nothing
+    kind: Literal["learned", "rope", "relative", "none"] = "rope"
+    max_length: int = 0  # learned: rows of the table; 0: as long as the data
+    offset: int = 0  # learned: the row of the first position (RoBERTa: 2)
+    theta: float = 10_000.0  # rope: base of the wavelengths
+    local_theta: float = 0.0  # rope: theta of local layers; 0: the same
+    scaling: RopeScaling | None = None  # rope: stretch it to longer contexts
+    buckets: int = 32  # relative: number of buckets
+    max_distance: int = 128  # relative: distances from here on share the last bucket
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What tokens become."""
+
+    token_types: int = 0  # rows of BERT's token type table; the first row is added everywhere
+    initial_scale: float = 0.02  # standard deviation of the initial embeddings
+
+
+@dataclass(frozen=True)
+class Head:
+    """From features to logits."""
+
+    tied: bool = True  # the output layer is the embedding table
+    bias: bool = False  # bias of the output layer (BERT)
+    transform: bool = False  # dense layer, activation and norm before the output layer (BERT)
+    logits_scale: float = 1.0  # factor on the logits (T5 v1.0: width ** -0.5)
 
 
 @dataclass(frozen=True)
@@ -29,68 +101,53 @@ class Lora:
 
 @dataclass(frozen=True)
 class Model:
-    """One Transformer stack. `research/models/families.py` has the published settings by name."""
+    """One Transformer. `research/models/families.py` has the published settings by name."""
 
     vocabulary: int = 0  # number of token ids; 0: the tokenizer's, rounded up to a multiple of 128
     width: int = 256  # of the residual stream
     depth: int = 4  # layers (of the decoder, in an encoder-decoder)
-    encoder_depth: int = 0  # layers of the encoder; 0 means that there is none
-    heads: int = 4  # query heads
-    kv_heads: int = 0  # key and value heads, shared by groups of query heads; 0: as many as heads
-    head_width: int = 0  # 0: width / heads
-    mlp_width: int = 0  # 0: 4 * width
-    positions: Literal["learned", "rotary", "relative", "none"] = "rotary"  # relative: T5's bias by distance buckets
-    max_positions: int = 0  # rows of the learned position table; 0: as long as the data
-    position_offset: int = 0  # learned positions start at this row of the table (RoBERTa: 2)
-    rotary_theta: float = 10_000.0  # base wavelength of rotary positions
-    rotary_scaling: RotaryScaling | None = None  # stretch rotary positions to longer contexts
-    relative_buckets: int = 32  # buckets of the relative position bias
-    relative_distance: int = 128  # distances from here on share the last bucket
-    window: int = 0  # a layer with a sliding window sees so many places to each side; 0: there are none
-    global_every: int = 1  # with a window: every so-manyth layer, from the first on, has none (ModernBERT: 3)
-    window_theta: float = 0.0  # rotary_theta of the layers with a window; 0: the same
-    norm: Literal["layernorm", "rmsnorm"] = "rmsnorm"  # kind of normalisation
-    norm_epsilon: float = 1e-6  # added to the variance
-    norm_bias: bool = False  # layernorm: a learned shift beside the scale
-    norm_placement: Literal["pre", "post"] = "pre"  # before each block, or after its residual sum (BERT)
-    embedding_norm: bool = False  # normalise the embeddings (BERT)
-    first_norm: bool = True  # the first layer has a norm before attention (ModernBERT: no, its embeddings have one)
-    token_types: int = 0  # rows of BERT's token type table; the first row is added everywhere
-    activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "silu"  # of the MLP
-    gated: bool = True  # multiply the activation by a second projection (SwiGLU, gated GELU)
-    qkv_bias: bool = False  # biases of the query, key and value projections
-    attention_bias: bool = False  # bias of the attention's output projection
-    mlp_bias: bool = False  # biases of the MLP and of the head's dense layer
-    qk_norm: bool = False  # RMS-normalise queries and keys by head (Qwen3)
-    attention_scale: float = 0.0  # factor on query-key products; 0: head_width ** -0.5 (T5: 1)
-    tied: bool = True  # the output layer is the embedding table
-    logits_scale: float = 1.0  # factor on the logits (T5 v1.0: width ** -0.5)
-    head_bias: bool = False  # bias of the output layer (BERT)
-    head_transform: bool = False  # dense layer, activation and norm before the output layer (BERT)
-    dropout: float = 0.0  # rate on embeddings, attention probabilities and both residual branches
+    encoder_depth: int = 0  # layers of the encoder; 0: there is none
+    attention: Attention = field(default_factory=Attention)
+    mlp: MLP = field(default_factory=MLP)
+    norm: Norm = field(default_factory=Norm)
+    positions: Positions = field(default_factory=Positions)
+    embedding: Embedding = field(default_factory=Embedding)
+    head: Head = field(default_factory=Head)
+    dropout: float = 0.0  # rate on the embeddings and on what each layer adds to the residual stream
     initial_scale: float | None = 0.02  # standard deviation of the initial kernels; None: fan_in ** -0.5
-    embedding_scale: float = 0.02  # standard deviation of the initial embeddings
     lora: Lora | None = None  # low-rank adapters; with them, nothing else is trained
-    bits: Literal[32, 8, 4] = 32  # of the layers' kernels; below 32 they are integers in scaled blocks, under adapters
+    # of the layers' kernels; below 32 they are integers in scaled blocks, and need adapters
+    quantization_bits: Literal[32, 8, 4] = 32
     unroll: int = 1  # layers per iteration of the loop over layers: 1 compiles fastest, depth can run fastest
     # what is kept of a layer for the backward pass. none: everything; dots: matrix products and attention;
     # attention_mlp: attention and the input of the MLP; attention: attention and the layer's input; full: the layer's
     # input alone; offload: as attention_mlp, but in the host's memory
     remat: Literal["none", "dots", "attention_mlp", "attention", "full", "offload"] = "none"
-    # implementation; auto: the fastest right one for the platform
-    attention: Literal["auto", "plain", "cudnn", "splash"] = "auto"
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether training needs random numbers."""
+        return self.dropout > 0 or self.attention.dropout > 0
 
 
 def resolve(model: Model, vocabulary: int, length: int) -> Model:
     """Fills every 0 of a model that follows from the others: `vocabulary` is the tokenizer's size, `length` the
     longest row."""
-    return dataclasses.replace(
+    attention, mlp, positions = model.attention, model.mlp, model.positions
+    head_width = attention.head_width or model.width // attention.heads
+    return replace(
         model,
         vocabulary=model.vocabulary or -(-vocabulary // 128) * 128,
-        kv_heads=model.kv_heads or model.heads,
-        head_width=model.head_width or model.width // model.heads,
-        mlp_width=model.mlp_width or 4 * model.width,
-        max_positions=model.max_positions or length + model.position_offset,
-        window_theta=model.window_theta or model.rotary_theta,
-        attention_scale=model.attention_scale or (model.head_width or model.width // model.heads) ** -0.5,
+        attention=replace(
+            attention,
+            kv_heads=attention.kv_heads or attention.heads,
+            head_width=head_width,
+            scale=attention.scale or head_width**-0.5,
+        ),
+        mlp=replace(mlp, width=mlp.width or 4 * model.width),
+        positions=replace(
+            positions,
+            max_length=positions.max_length or length + positions.offset,
+            local_theta=positions.local_theta or positions.theta,
+        ),
     )

@@ -11,6 +11,7 @@ from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
 from research.config.experiment import Experiment
 from research.config.objectives import Objective
+from research.config.upgrade import FORMAT, upgraded
 from research.errors import InputError
 
 _converter = cattrs.Converter(forbid_extra_keys=True)
@@ -50,16 +51,20 @@ def _told(error: BaseException, kind: type | None) -> str:
 
 def save(experiment: Experiment, path: Path, **facts: Any) -> None:
     """Writes the experiment as JSON, with `facts` (versions, hardware) beside it."""
-    path.write_text(json.dumps({"experiment": to_dict(experiment), **facts}, indent=2) + "\n")
+    path.write_text(json.dumps({"format": FORMAT, "experiment": to_dict(experiment), **facts}, indent=2) + "\n")
 
 
 def load(path: Path) -> Experiment:
-    """Reads what `save` wrote. Raises InputError if the file is missing or is not an experiment."""
+    """Reads what `save` wrote, in this version or an earlier one. Raises InputError if the file is missing or is not an
+    experiment."""
     try:
-        tree = json.loads(path.read_text())["experiment"]
+        content = json.loads(path.read_text())
+        tree, stored = content["experiment"], int(content.get("format", 1))
     except (OSError, LookupError, TypeError, ValueError) as error:
         raise InputError(f"{path} is not a saved experiment: {type(error).__name__}: {error}") from error
+    if stored > FORMAT:
+        raise InputError(f"{path} has format {stored}, which a later version wrote; this one reads up to {FORMAT}")
     try:
-        return from_dict(tree)
+        return from_dict(upgraded(tree) if stored == 1 else tree)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error

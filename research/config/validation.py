@@ -6,7 +6,7 @@ What depends on the tokenizer is checked in `data.open`, what depends on the dev
 import dataclasses
 from typing import Any, get_type_hints
 
-from research.config import Causal, Experiment, Masked, SpanCorruption, typed
+from research.config import Causal, Experiment, Masked, SpanCorruption, get_field, typed
 from research.errors import InputError
 
 
@@ -34,12 +34,13 @@ def _wrong_types(tree: Any, path: str) -> list[str]:
     return wrong
 
 
-_MINIMA = {  # field -> its smallest value
-    "model": {
-        **dict.fromkeys(("width", "depth", "heads", "unroll", "global_every", "relative_buckets"), 1),
-        **dict.fromkeys(("vocabulary", "encoder_depth", "kv_heads", "head_width", "mlp_width", "max_positions"), 0),
-        **dict.fromkeys(("position_offset", "token_types", "window", "dropout", "norm_epsilon"), 0),
-    },
+_MINIMA = {  # path of a part -> its fields -> their smallest values
+    "model": {"width": 1, "depth": 1, "unroll": 1, "vocabulary": 0, "encoder_depth": 0, "dropout": 0},
+    "model.attention": {"heads": 1, "global_every": 1, "kv_heads": 0, "head_width": 0, "window": 0, "dropout": 0},
+    "model.mlp": {"width": 0},
+    "model.norm": {"epsilon": 0},
+    "model.positions": {"buckets": 1, "max_length": 0, "offset": 0},
+    "model.embedding": {"token_types": 0},
     "data": {"length": 2, "source_length": 2, "batch": 1, "workers": 0},
     "optimizer": dict.fromkeys(("weight_decay", "b1", "b2", "epsilon", "clip"), 0),
     "schedule": {"steps": 1, "warmup": 0, "decay": 0, "final": 0},
@@ -56,7 +57,7 @@ def _wrong_values(experiment: Experiment) -> list[str]:
         (value >= least, f"{part}.{name}", f"{value} must be at least {least}")
         for part, names in _MINIMA.items()
         for name, least in names.items()
-        if (value := getattr(getattr(experiment, part), name)) is not None
+        if (value := get_field(experiment, f"{part}.{name}")) is not None
     ]
     model, data, optimizer, mesh = experiment.model, experiment.data, experiment.optimizer, experiment.mesh
     sizes = ("data", "fsdp", "tensor", "context", "slices")
@@ -64,6 +65,7 @@ def _wrong_values(experiment: Experiment) -> list[str]:
         *minima,
         (model.lora is None or model.lora.rank >= 1, "model.lora.rank", "must be at least 1"),
         (model.dropout < 1, "model.dropout", f"{model.dropout} must be below 1"),
+        (model.attention.dropout < 1, "model.attention.dropout", f"{model.attention.dropout} must be below 1"),
         (max(optimizer.b1, optimizer.b2) < 1, "optimizer", f"b1 {optimizer.b1} and b2 {optimizer.b2} must be below 1"),
         (optimizer.learning_rate > 0, "optimizer.learning_rate", f"{optimizer.learning_rate} must be positive"),
         (
@@ -98,38 +100,45 @@ def _wrong_values(experiment: Experiment) -> list[str]:
 def _wrong_together(experiment: Experiment) -> list[str]:
     """Fields that do not fit each other; each is right by itself."""
     model, data, schedule = experiment.model, experiment.data, experiment.schedule
-    kv_heads, accumulation = model.kv_heads or model.heads, experiment.step.accumulation
+    attention, positions, accumulation = model.attention, model.positions, experiment.step.accumulation
+    heads, kv_heads = attention.heads, attention.kv_heads or attention.heads
+    head_width = attention.head_width or model.width // heads
     longest = max(data.length, data.source_length or 0)
     names = [objective.name for objective in experiment.objectives]
     rows_only = [o.name for o in experiment.objectives if isinstance(o, Causal | Masked)]
     rules = [
         (
-            model.head_width > 0 or model.width % model.heads == 0,
-            "model.heads",
-            f"{model.heads} heads do not divide width {model.width}; choose a divisor or set model.head_width",
-        ),
-        (model.heads % kv_heads == 0, "model.kv_heads", f"{kv_heads} does not divide model.heads = {model.heads}"),
-        (
-            model.positions != "rotary" or (model.head_width or model.width // model.heads) % 2 == 0,
-            "model.head_width",
-            f"{model.head_width or model.width // model.heads} is odd; rotary positions rotate pairs",
+            attention.head_width > 0 or model.width % heads == 0,
+            "model.attention.heads",
+            f"{heads} heads do not divide width {model.width}; choose a divisor or set model.attention.head_width",
         ),
         (
-            model.positions != "learned"
-            or model.max_positions == 0
-            or longest + model.position_offset <= model.max_positions,
+            heads % kv_heads == 0,
+            "model.attention.kv_heads",
+            f"{kv_heads} does not divide model.attention.heads = {heads}",
+        ),
+        (
+            positions.kind != "rope" or head_width % 2 == 0,
+            "model.attention.head_width",
+            f"{head_width} is odd; rope rotates pairs",
+        ),
+        (
+            positions.kind != "learned"
+            or positions.max_length == 0
+            or longest + positions.offset <= positions.max_length,
             "data.length",
-            f"{longest} is longer than the model's {model.max_positions - model.position_offset} learned positions",
+            f"{longest} is longer than the model's {positions.max_length - positions.offset} learned positions",
         ),
-        (model.norm == "layernorm" or not model.norm_bias, "model.norm_bias", "rmsnorm has no bias"),
+        (model.norm.kind == "layernorm" or not model.norm.bias, "model.norm.bias", "rmsnorm has no bias"),
         (
-            model.bits == 32 or (model.lora is not None and experiment.initialize_from is not None),
-            "model.bits",
-            f"{model.bits}-bit kernels are not trained: they need model.lora, and initialize_from for their values",
+            model.quantization_bits == 32 or (model.lora is not None and experiment.initialize_from is not None),
+            "model.quantization_bits",
+            f"{model.quantization_bits}-bit kernels are not trained: they need model.lora, and initialize_from for "
+            "their values",
         ),
         (
-            model.attention != "cudnn" or experiment.step.compute_dtype == "bfloat16",
-            "model.attention",
+            attention.implementation != "cudnn" or experiment.step.compute_dtype == "bfloat16",
+            "model.attention.implementation",
             "cudnn computes in 16 bits; set step.compute_dtype to bfloat16",
         ),
         (len(set(names)) == len(names), "objectives", f"names must differ, not {names}; give each a name"),

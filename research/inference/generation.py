@@ -154,7 +154,7 @@ def bucket(length: int) -> int:
 
 def places(model: Model) -> int | None:
     """The longest row that a model can read; None: any."""
-    return model.max_positions - model.position_offset if model.positions == "learned" else None
+    return model.positions.max_length - model.positions.offset if model.positions.kind == "learned" else None
 
 
 @partial(jax.jit, static_argnums=(0, 1))

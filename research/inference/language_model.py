@@ -378,7 +378,7 @@ def trained_with(model: Model, tokenizer: Tokenizer) -> tuple[Objective, ...]:
     """What a published architecture was trained with."""
     if model.encoder_depth:
         return (SpanCorruption(), TextToText()) if tokenizer.sentinels else (TextToText(),)
-    return (Masked(),) if model.embedding_norm else (Causal(),)  # only BERT and its kin normalise their embeddings
+    return (Masked(),) if model.norm.embedding else (Causal(),)  # only BERT and its kin normalise their embeddings
 
 
 def _prompt(example: Example, before: Sequence[int]) -> Prompt:

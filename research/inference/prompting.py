@@ -108,8 +108,8 @@ def prompt_formats(model: Trained, name: str | None = None, length: int | None =
     Raises:
       InputError: if it has no such objective, or not so many positions.
     """
-    positions = model.config.max_positions - model.config.position_offset
-    if length is not None and length > positions and model.config.positions == "learned":
+    positions = model.config.positions.max_length - model.config.positions.offset
+    if length is not None and length > positions and model.config.positions.kind == "learned":
         raise InputError(f"length {length}: the model has {positions} positions")
     kinds = [[one for one in model.objectives if isinstance(one, kind)] for kind in PREFERENCE]
     chosen = [ones[0] for ones in kinds if ones] if name is None else [o for o in model.objectives if o.name == name]

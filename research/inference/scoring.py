@@ -138,7 +138,9 @@ def judge(
     ahead = 0 if on_cpu else 1  # batches under way while results are read; on CPUs, two would wait for the same cores
     banned = np.zeros(model.config.vocabulary, bool)
     banned[list(forbidden)] = True
-    branching = model.config.positions != "relative" and not model.config.window  # these count places of the row
+    branching = (
+        model.config.positions.kind != "relative" and not model.config.attention.window
+    )  # these count places of the row
     causal = all(bool((np.diff(example.levels) > 0).all()) for example in examples)
     steps = batching.plan(examples, budget, layout.extent("batch"), branching)
     whole, done = sum(map(batching.cost, steps)), 0

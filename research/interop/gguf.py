@@ -16,7 +16,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import _type_traits as DEQUANTISERS
 from gguf.quants import dequantize
 
-from research.config import Model, RotaryScaling, resolve
+from research.config import MLP, Attention, Head, Model, Norm, Positions, RopeScaling, replace_fields, resolve
 from research.errors import InputError
 from research.interop.mapping import Tensor
 from research.interop.names import GGUF, Names
@@ -33,8 +33,8 @@ _PLAIN: dict[GGMLQuantizationType, np.dtype] = {
 }
 ARCHITECTURES = {
     "llama": Model(),
-    "qwen2": Model(qkv_bias=True),
-    "qwen3": Model(qk_norm=True),
+    "qwen2": Model(attention=Attention(qkv_bias=True)),
+    "qwen3": Model(attention=Attention(qk_norm=True)),
 }
 
 
@@ -86,16 +86,17 @@ def model(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[Model, 
             vocabulary=tensors["token_embd.weight"].shape[0] if "token_embd.weight" in tensors else value("vocab_size"),
             width=width,
             depth=value("block_count"),
-            heads=heads,
-            kv_heads=value("attention.head_count_kv", heads),
-            head_width=head_width,
-            mlp_width=value("feed_forward_length"),
-            max_positions=value("context_length"),
-            rotary_theta=float(value("rope.freq_base", 10_000.0)),
-            norm_epsilon=float(np.float32(value("attention.layer_norm_rms_epsilon")).astype(str)),
-            tied="output.weight" not in tensors,
-            qkv_bias=ARCHITECTURES[architecture].qkv_bias,
-            qk_norm=ARCHITECTURES[architecture].qk_norm,
+            attention=Attention(
+                heads=heads,
+                kv_heads=value("attention.head_count_kv", heads),
+                head_width=head_width,
+                qkv_bias=ARCHITECTURES[architecture].attention.qkv_bias,
+                qk_norm=ARCHITECTURES[architecture].attention.qk_norm,
+            ),
+            mlp=MLP(width=value("feed_forward_length")),
+            positions=Positions(max_length=value("context_length"), theta=float(value("rope.freq_base", 10_000.0))),
+            norm=Norm(epsilon=float(np.float32(value("attention.layer_norm_rms_epsilon")).astype(str))),
+            head=Head(tied="output.weight" not in tensors),
         ),
         0,
         0,
@@ -113,17 +114,21 @@ def _scaled(model: Model, architecture: str, metadata: dict[str, Any], tensors: 
     """With the scaling of rotary positions: linear in the metadata, Llama 3.1's as a tensor of divisors."""
     kind = metadata.get(f"{architecture}.rope.scaling.type", "none")
     if kind == "linear":
-        return replace(model, rotary_scaling=RotaryScaling("linear", metadata[f"{architecture}.rope.scaling.factor"]))
+        return replace_fields(
+            model, {"positions.scaling": RopeScaling("linear", metadata[f"{architecture}.rope.scaling.factor"])}
+        )
     if kind != "none":
         raise InputError(f"{architecture}.rope.scaling.type {kind!r} is not supported; none and linear are")
     if "rope_freqs.weight" not in tensors:
         return model
     divisors = tensors["rope_freqs.weight"].read()
-    scaling = RotaryScaling(factor=float(divisors.max()))
-    plain, slowed = (positions.frequencies(model.head_width, model.rotary_theta, s) for s in (None, scaling))
+    scaling = RopeScaling(factor=float(divisors.max()))
+    plain, slowed = (
+        positions.frequencies(model.attention.head_width, model.positions.theta, s) for s in (None, scaling)
+    )
     if divisors.shape != plain.shape or not np.allclose(plain / slowed, divisors, rtol=1e-3):
         raise InputError("rope_freqs.weight: its scaling of rotary positions is not that of Llama 3.1")
-    return replace(model, rotary_scaling=scaling)
+    return replace_fields(model, {"positions.scaling": scaling})
 
 
 class _Broken(ValueError):

@@ -117,4 +117,4 @@ def write(
         tensors = mapping.export(model, names, params)
         safetensors.write_folder(partial, mapping.shapes(model, names), DTYPES[dtype], tensors, limit)
         if tokenizer is not None:
-            tokenizer_json.write(partial, tokenizer, ends=model.embedding_norm or model.encoder_depth > 0)
+            tokenizer_json.write(partial, tokenizer, ends=model.norm.embedding or model.encoder_depth > 0)

@@ -81,7 +81,7 @@ def _config(model: Model, fused: dict[str, dict[int, str]], transposed: bool, ba
     rank, alpha = model.lora.rank, model.lora.alpha
     patterns = {their: re.escape(their).replace(r"\{layer\}", r"\d+") for their in fused}
     summed = {patterns[their]: len(parts) for their, parts in fused.items() if len(parts) > 1}
-    task = "SEQ_2_SEQ_LM" if model.encoder_depth else None if model.embedding_norm else "CAUSAL_LM"
+    task = "SEQ_2_SEQ_LM" if model.encoder_depth else None if model.norm.embedding else "CAUSAL_LM"
     return {
         "peft_type": "LORA",
         "task_type": task,

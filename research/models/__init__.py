@@ -105,7 +105,7 @@ def output(
     config: Model, params: Params
 ) -> tuple[Float[Array, "width vocabulary"], Float[Array, " vocabulary"] | None]:
     """Kernel and bias of the output layer."""
-    kernel = params["embedding"].T if config.tied else params["output"]
+    kernel = params["embedding"].T if config.head.tied else params["output"]
     return kernel, params.get("output_bias")
 
 
@@ -135,7 +135,7 @@ def inside(config: Model, params: Params, batch: Batch) -> dict[str, Any]:
 
 def read_out(config: Model, params: Params, residual: Float[Array, "... width"]) -> Float[Array, "... vocabulary"]:
     """Float32 logits from the decoder's residual stream, as if the layer that it comes from were the last."""
-    pre = config.norm_placement == "pre"
+    pre = config.norm.placement == "pre"
     last = Norm(config).apply({"params": params["decoder"]["norm"]}, residual) if pre else residual
     return project(config, params, _apply(config, params, last, method="to_features"))
 
@@ -147,7 +147,7 @@ def encode(config: Model, params: Params, source: Batch) -> Float[Array, "batch 
 
 def empty_cache(config: Model, batch: int, keys: int, dtype: Any = jnp.float32) -> Cache:
     """Room for the keys and values of `keys` places in each row and layer."""
-    shape = (config.depth, batch, keys, config.kv_heads, config.head_width)
+    shape = (config.depth, batch, keys, config.attention.kv_heads, config.attention.head_width)
     return {"key": jnp.zeros(shape, dtype), "value": jnp.zeros(shape, dtype)}
 
 

@@ -17,7 +17,7 @@ ADAPTERS = ("lora_a", "lora_b")
 
 def plain(config: Model) -> Model:
     """The model without adapters, with float32 kernels."""
-    return replace(config, lora=None, bits=32)
+    return replace(config, lora=None, quantization_bits=32)
 
 
 def is_adapter(path: str) -> bool:
@@ -30,7 +30,7 @@ def stored(config: Model, path: str, array: Array) -> dict[str, Array]:
     scale = shapes(config).get(f"{path}_scale")
     if scale is None:
         return {path: array}
-    values, scales = _quantise(array, scale.shape, config.bits)
+    values, scales = _quantise(array, scale.shape, config.quantization_bits)
     return {path: values, f"{path}_scale": scales}
 
 

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from research.config import RotaryScaling
+from research.config import RopeScaling
 
 
-def frequencies(head_width: int, theta: float, scaling: RotaryScaling | None) -> np.ndarray:
+def frequencies(head_width: int, theta: float, scaling: RopeScaling | None) -> np.ndarray:
     """Angle per position of each rotated pair, float32 `[head_width / 2]` (Su et al. 2021, equation 15)."""
     frequency = theta ** -(np.arange(0, head_width, 2) / head_width)
     if scaling is None:

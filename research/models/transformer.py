@@ -79,14 +79,14 @@ class Projection(nn.Module):
 
     def _kernel(self, axes: tuple[str, ...], shape: tuple[int, ...], dtype: Any) -> Array:
         config, inputs = self.config, len(self.inputs)
-        if config.bits == 32:
+        if config.quantization_bits == 32:
             scale = math.prod(shape[:inputs]) ** -0.5 if config.initial_scale is None else config.initial_scale
             if self.residual and config.initial_scale is not None:
                 scale /= math.sqrt(
                     2 * config.depth
                 )  # so that the variance of the stream does not grow with depth (GPT-2)
             return _parameter(self, "kernel", nn.initializers.normal(scale), shape, axes).astype(dtype)
-        integers = partial(nn.initializers.zeros, dtype=quantised.DTYPES[config.bits])
+        integers = partial(nn.initializers.zeros, dtype=quantised.DTYPES[config.quantization_bits])
         values, last = _parameter(self, "kernel", integers, shape, axes), inputs - 1
         cut = (*shape[:last], quantised.blocks(shape[last]), *shape[inputs:])
         cut_axes = (*axes[:last], None, *axes[inputs:])
@@ -116,12 +116,12 @@ class Norm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "... width"]) -> Float[Array, "... width"]:
         config, y = self.config, x.astype(jnp.float32)
-        layer_norm = (self.kind or config.norm) == "layernorm"
+        layer_norm = (self.kind or config.norm.kind) == "layernorm"
         if layer_norm:
             y = y - jnp.mean(y, axis=-1, keepdims=True)
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + config.norm_epsilon)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + config.norm.epsilon)
         y = y * _parameter(self, "scale", nn.initializers.ones, x.shape[-1:], (self.axis,))
-        if layer_norm and config.norm_bias:
+        if layer_norm and config.norm.bias:
             y = y + _parameter(self, "bias", nn.initializers.zeros, x.shape[-1:], (self.axis,))
         return y.astype(x.dtype)
 
@@ -137,26 +137,26 @@ class Attention(nn.Module):
         self, x: Float[Array, "batch queries width"], context: Context, cache: Cache | None
     ) -> tuple[Float[Array, "batch queries width"], Cache]:
         config = self.config
-        width, head = ("embed", config.width), ("head", config.head_width)
+        width, head = ("embed", config.width), ("head", config.attention.head_width)
         seen, bias = (context.source_seen, None) if self.cross else (context.seen, context.bias)
         assert seen is not None
         names = ("source_key", "source_value") if self.cross else ("key", "value")
 
         def heads(name: str, axis: str, count: int, read: Array) -> Array:
-            projection = Projection(config, (width,), ((axis, count), head), config.qkv_bias, name=name)
+            projection = Projection(config, (width,), ((axis, count), head), config.attention.qkv_bias, name=name)
             y = projection(read)
-            if config.qk_norm and name != "value":
+            if config.attention.qk_norm and name != "value":
                 y = Norm(config, axis="head", kind="rmsnorm", name=f"{name}_norm")(y)
             y = nn.with_logical_constraint(y, ("batch", "length", axis, "head"))
             return y if self.cross or context.turn is None or name == "value" else positions.rotate(y, context.turn)
 
-        query = heads("query", "heads", config.heads, x)
+        query = heads("query", "heads", config.attention.heads, x)
         read = context.source if self.cross else x
         if read is None:
             assert cache is not None
             key, value = (cache[name] for name in names)
         else:
-            key, value = (heads(name, "kv_heads", config.kv_heads, read) for name in ("key", "value"))
+            key, value = (heads(name, "kv_heads", config.attention.kv_heads, read) for name in ("key", "value"))
             if cache is not None and not self.cross:
                 # row by row, so that a batch that is split over devices stays where it is
                 write = jax.vmap(lambda kept, slots, new: kept.at[slots].set(new.astype(kept.dtype)))
@@ -165,18 +165,18 @@ class Attention(nn.Module):
                 )
         new_cache = {} if cache is None else dict(zip(names, (key, value), strict=True))
 
-        drop = config.dropout > 0 and self.has_rng("dropout")
+        drop = config.attention.dropout > 0 and self.has_rng("dropout")
         if drop or self.is_mutable_collection("intermediates"):
             key, value = (nn.with_logical_constraint(x, ("batch", None, "kv_heads", "head")) for x in (key, value))
-            weights = attention.probabilities(query, key, seen, config.attention_scale, bias)
+            weights = attention.probabilities(query, key, seen, config.attention.scale, bias)
             for name, array in (("attention", weights), ("queries", query), ("keys", key), ("values", value)):
                 self.sow("intermediates", name, array)
-            weights = nn.Dropout(config.dropout, deterministic=not drop)(weights)
+            weights = nn.Dropout(config.attention.dropout, deterministic=not drop)(weights)
             y = nn.with_logical_constraint(attention.combine(weights, value), ("batch", "length", "heads", "head"))
         else:
-            y = partition.attend(query, key, value, seen, config.attention_scale, bias, config.attention)
-        heads_in = (("heads", config.heads), head)
-        out = Projection(config, heads_in, (width,), config.attention_bias, residual=True, name="out")
+            y = partition.attend(query, key, value, seen, config.attention.scale, bias, config.attention.implementation)
+        heads_in = (("heads", config.attention.heads), head)
+        out = Projection(config, heads_in, (width,), config.attention.output_bias, residual=True, name="out")
         return out(y), new_cache
 
 
@@ -188,15 +188,15 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
         config = self.config
-        width, inner = ("embed", config.width), ("mlp", config.mlp_width)
-        up = Projection(config, (width,), (inner,), config.mlp_bias, name="up")(x)
-        if config.gated:
-            gate = Projection(config, (width,), (inner,), config.mlp_bias, name="gate")(x)
-            hidden = ACTIVATIONS[config.activation](gate) * up
+        width, inner = ("embed", config.width), ("mlp", config.mlp.width)
+        up = Projection(config, (width,), (inner,), config.mlp.bias, name="up")(x)
+        if config.mlp.gated:
+            gate = Projection(config, (width,), (inner,), config.mlp.bias, name="gate")(x)
+            hidden = ACTIVATIONS[config.mlp.activation](gate) * up
         else:
-            hidden = ACTIVATIONS[config.activation](up)
+            hidden = ACTIVATIONS[config.mlp.activation](up)
         hidden = nn.with_logical_constraint(hidden, ("batch", "length", "mlp"))
-        return Projection(config, (inner,), (width,), config.mlp_bias, residual=True, name="down")(hidden)
+        return Projection(config, (inner,), (width,), config.mlp.bias, residual=True, name="down")(hidden)
 
 
 class Block(nn.Module):
@@ -214,7 +214,7 @@ class Block(nn.Module):
             context = context._replace(seen=seen, turn=turn)
 
         def residual(x, name, layer):
-            pre = config.norm_placement == "pre"
+            pre = config.norm.placement == "pre"
             norm = Norm(config, name=f"{name}_norm")
             read = norm(x) if pre else x
             if kind.bare is not None and name == "attention":
@@ -251,11 +251,11 @@ class Stack(nn.Module):
     @nn.compact
     def __call__(self, x, context: Context, index: Int[Array, "#batch queries"], keys: int, cache: Cache | None):
         config, layer, kind = self.config, np.arange(self.depth), ALIKE
-        if config.positions == "relative":
+        if config.positions.kind == "relative":
             context = context._replace(bias=self._relative_bias(index, keys))
-        if config.window:
-            kind = kind._replace(local=layer % config.global_every != 0)
-        if not config.first_norm:
+        if config.attention.window:
+            kind = kind._replace(local=layer % config.attention.global_every != 0)
+        if not config.norm.first:
             kind = kind._replace(bare=layer == 0)
         block = Block
         if config.remat != "none":
@@ -270,7 +270,7 @@ class Stack(nn.Module):
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
         x, cache = layers(config, self.cross, name="layers")(x, context, cache, kind)
-        if config.norm_placement == "pre":
+        if config.norm.placement == "pre":
             x = Norm(config, name="norm")(x)
         return x, cache
 
@@ -280,12 +280,12 @@ class Stack(nn.Module):
             self,
             "relative_bias",
             nn.initializers.normal(config.width**-0.5),
-            (config.relative_buckets, config.heads),
+            (config.positions.buckets, config.attention.heads),
             (None, "heads"),
         )
         distance = jnp.arange(keys) - index[..., None]
         bucket = positions.relative_buckets(
-            distance, self.bidirectional, config.relative_buckets, config.relative_distance
+            distance, self.bidirectional, config.positions.buckets, config.positions.max_distance
         )
         return jnp.moveaxis(table.astype(jnp.float32)[bucket], -1, 1)
 
@@ -304,39 +304,39 @@ class Transformer(nn.Module):
         self.embedding = _parameter(
             self,
             "embedding",
-            nn.initializers.normal(config.embedding_scale),
+            nn.initializers.normal(config.embedding.initial_scale),
             (config.vocabulary, config.width),
             ("vocab", "embed"),
         )
-        if config.positions == "learned":
+        if config.positions.kind == "learned":
             self.positions = _parameter(
                 self,
                 "positions",
-                nn.initializers.normal(config.embedding_scale),
-                (config.max_positions, config.width),
+                nn.initializers.normal(config.embedding.initial_scale),
+                (config.positions.max_length, config.width),
                 (None, "embed"),
             )
-        if config.token_types:
+        if config.embedding.token_types:
             self.token_types = _parameter(
                 self,
                 "token_types",
-                nn.initializers.normal(config.embedding_scale),
-                (config.token_types, config.width),
+                nn.initializers.normal(config.embedding.initial_scale),
+                (config.embedding.token_types, config.width),
                 (None, "embed"),
             )
-        if config.embedding_norm:
+        if config.norm.embedding:
             self.embedding_norm = Norm(config)
         self.dropout = nn.Dropout(config.dropout)
-        if config.head_transform:
+        if config.head.transform:
             sides = (("embed", config.width),), (("residual", config.width),)
-            self.head_transform = Projection(replace(config, bits=32), *sides, config.mlp_bias)
+            self.head_transform = Projection(replace(config, quantization_bits=32), *sides, config.mlp.bias)
             self.head_norm = Norm(config)
-        if not config.tied:
+        if not config.head.tied:
             scale = config.width**-0.5 if config.initial_scale is None else config.initial_scale
             self.output = _parameter(
                 self, "output", nn.initializers.normal(scale), (config.width, config.vocabulary), ("embed", "vocab")
             )
-        if config.head_bias:
+        if config.head.bias:
             self.output_bias = _parameter(self, "output_bias", nn.initializers.zeros, (config.vocabulary,), ("vocab",))
 
     def embed(self, tokens, place):
@@ -344,11 +344,11 @@ class Transformer(nn.Module):
         # a row whole on each device: looked up in parts of its width, it would be moved once more to where its token is
         table = nn.with_logical_constraint(self.embedding, ("vocab", None))
         x = jnp.take(table, tokens, axis=0)
-        if config.positions == "learned":
-            x = x + jnp.take(self.positions, place + config.position_offset, axis=0)
-        if config.token_types:
+        if config.positions.kind == "learned":
+            x = x + jnp.take(self.positions, place + config.positions.offset, axis=0)
+        if config.embedding.token_types:
             x = x + self.token_types[0]
-        if config.embedding_norm:
+        if config.norm.embedding:
             x = self.embedding_norm(x)
         x = self.dropout(x, deterministic=not self.has_rng("dropout"))
         return nn.with_logical_constraint(x, ("batch", "residual_length", "residual"))
@@ -358,14 +358,16 @@ class Transformer(nn.Module):
         config = self.config
 
         def turn(theta: float) -> Turn | None:
-            if config.positions != "rotary":
+            if config.positions.kind != "rope":
                 return None
-            return positions.rotation(place, positions.frequencies(config.head_width, theta, config.rotary_scaling))
+            return positions.rotation(
+                place, positions.frequencies(config.attention.head_width, theta, config.positions.scaling)
+            )
 
-        if config.window:
-            near = attention.within(context.seen, index, config.window), turn(config.window_theta)
+        if config.attention.window:
+            near = attention.within(context.seen, index, config.attention.window), turn(config.positions.local_theta)
             context = context._replace(near=near)
-        return context._replace(turn=turn(config.rotary_theta))
+        return context._replace(turn=turn(config.positions.theta))
 
     def encode(self, source) -> Float[Array, "batch source width"]:
         """What the encoder makes of the source side of a batch."""
@@ -383,9 +385,9 @@ class Transformer(nn.Module):
 
     def to_features(self, x: Float[Array, "... width"]) -> Float[Array, "... width"]:
         """What is multiplied with the output layer, from what the last layer and its norm make."""
-        if self.config.head_transform:
-            x = self.head_norm(ACTIVATIONS[self.config.activation](self.head_transform(x)))
-        return x * self.config.logits_scale if self.config.logits_scale != 1 else x
+        if self.config.head.transform:
+            x = self.head_norm(ACTIVATIONS[self.config.mlp.activation](self.head_transform(x)))
+        return x * self.config.head.logits_scale if self.config.head.logits_scale != 1 else x
 
     def __call__(self, batch, causal: bool = False) -> Float[Array, "batch length width"]:
         """The features of a whole batch."""

@@ -16,7 +16,7 @@ import cattrs
 import numpy as np
 
 from research import config
-from research.config import Experiment
+from research.config import Experiment, replace_fields
 from research.errors import InputError
 from research.planning import counting, hlo
 from research.planning.chips import Topology
@@ -116,8 +116,8 @@ def _compile(experiment: Experiment, topology: Topology) -> Compiled:
     from research.planning import memory
     from research.runs import loop
 
-    if experiment.model.attention == "cudnn":  # only a GPU can compile it
-        experiment = replace(experiment, model=replace(experiment.model, attention="plain"))
+    if experiment.model.attention.implementation == "cudnn":  # only a GPU can compile it
+        experiment = replace(experiment, model=replace_fields(experiment.model, {"attention.implementation": "plain"}))
     devices = _devices(topology)
     programs = loop.compiled_steps(experiment, devices)
     layout, data = programs.layout, experiment.data

@@ -40,7 +40,7 @@ def activations(experiment: Experiment, programs: CompiledSteps) -> float:
         return jax.ShapeDtypeStruct(leaf.shape, experiment.step.compute_dtype if floating else leaf.dtype)
 
     params = jax.tree.map(cast, programs.state.params)
-    key = jax.eval_shape(lambda: jax.random.key(0)) if model.dropout else None
+    key = jax.eval_shape(lambda: jax.random.key(0)) if model.has_dropout else None
     causal = objectives.causal_only(experiment.objectives, model.encoder_depth > 0)
 
     def backward(params: Any, batch: Any, key: Any) -> Any:
@@ -61,8 +61,8 @@ def _bytes(leaf: Any) -> int:
 def _parts(layout: Layout, experiment: Experiment, rows: int, leaf: Any) -> int:
     """Into how many parts an array of activations is split."""
     model = experiment.model
-    lengths = {rows: "batch", model.vocabulary: "vocab", model.mlp_width: "mlp"}
-    lengths |= {model.kv_heads: "kv_heads", model.heads: "heads"}
+    lengths = {rows: "batch", model.vocabulary: "vocab", model.mlp.width: "mlp"}
+    lengths |= {model.attention.kv_heads: "kv_heads", model.attention.heads: "heads"}
     names = {lengths[size] for size in leaf.shape if size in lengths}
     extent = partial(layout.extent)
     return math.prod(extent(name) for name in names if name == "batch") * max(

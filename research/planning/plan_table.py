@@ -81,7 +81,7 @@ def show(console: Console, tried: Sequence[Tried], chosen: Tried | None) -> None
     model = first.experiment.model
     console.print(
         f"{first.compiled.count:,} parameters, {first.tokens:,} tokens a step, on {first.topology} "
-        f"({first.topology.chips:,} chips); {model.positions} positions, {first.experiment.step.compute_dtype}",
+        f"({first.topology.chips:,} chips); {model.positions.kind} positions, {first.experiment.step.compute_dtype}",
         highlight=False,
     )
     console.print(_tried(tried, chosen))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 # TPU, all from MaxText's benchmarks/xla_flags_library.py: gradients summed between slices are pipelined
-# (DATA_PARALLEL_OVERLAP); gathers run inside the fusions that precede their use (CF_FOR_ALL_GATHER: over a part of a 3-D
+# (DATA_PARALLEL_OVERLAP); gathers run beside the computation before their use (CF_FOR_ALL_GATHER: over a part of a 3-D
 # torus they are synchronous without it)
 # v6e: more on-chip memory for a fusion (DENSE_VMEM_LIMIT_FLAG there)
 # GPU: collectives run beside what does not need them (NVIDIA's JAX images set this, JAX-Toolbox)

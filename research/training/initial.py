@@ -1,7 +1,7 @@
 """What a run starts from: parameters of another run, of a Hugging Face checkpoint, or of a GGUF file."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from research.models import Params, adapters
 from research.sharding import Layout, parameter_shardings
 from research.training import checkpoint, state
 
-KEPT = ("dropout", "unroll", "remat", "attention", "lora", "bits")  # fields of a model that say how it is trained
+# fields of a model that say how it is trained
+KEPT = ("dropout", "attention.dropout", "attention.implementation", "unroll", "remat", "lora", "quantization_bits")
 Finish = Callable[[str, jax.Array], Mapping[str, jax.Array]]  # what is kept of a parameter, by path
 
 
@@ -29,7 +30,7 @@ class Initial:
 
     def adapted(self, chosen: Model) -> Model:
         """The checkpoint's model, trained as the chosen one."""
-        return replace(self.model, **{f.name: getattr(chosen, f.name) for f in fields(Model) if f.name in KEPT})
+        return config.replace_fields(self.model, {path: config.get_field(chosen, path) for path in KEPT})
 
     def params(self, model: Model, layout: Layout, seed: int) -> Params:
         """The parameters of `model`, which is from `adapted`, each read straight to its place: kernels quantised one by

@@ -148,7 +148,7 @@ def _gradients(
     key: PRNGKeyArray,
 ) -> tuple[Params, Rows]:
     """Float32 gradients of the summed loss with respect to `params`, split as these are; `fixed` are the others."""
-    key_or_none = key if model.dropout > 0 else None
+    key_or_none = key if model.has_dropout else None
     (_, rows), gradients = jax.value_and_grad(
         lambda params: summed_loss(model, step, layout, combine(params, fixed), batch, key_or_none, causal),
         has_aux=True,

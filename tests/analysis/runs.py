@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from research import config
-from research.config import Causal, Experiment, Masked, Model, Schedule
+from research.config import Attention, Causal, Experiment, Masked, Model, Schedule
 from research.data import tokenizers
 from research.runs import run_folder
 
@@ -16,7 +16,7 @@ STEPS = 40
 
 
 def experiment(**changes: Any) -> Experiment:
-    model = config.resolve(Model(width=16, depth=2, heads=2), 64, 32)
+    model = config.resolve(Model(width=16, depth=2, attention=Attention(heads=2)), 64, 32)
     objectives = (Causal(), Masked(rate=0.5))
     return replace(Experiment(model=model, objectives=objectives, schedule=Schedule(steps=STEPS)), **changes)
 

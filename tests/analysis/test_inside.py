@@ -21,7 +21,7 @@ def test_one_head_recomputed_is_the_models_own(lm):
         assert one.result.shape == one.query.shape == (4,)
         assert one.weights[place + 1 :].max(initial=0) == 0
     with pytest.raises(InputError, match="more than products"):
-        heads.one_head(language_model(positions="relative"), inside, 0, 0, 0)
+        heads.one_head(language_model(**{"positions.kind": "relative"}), inside, 0, 0, 0)
 
 
 def test_the_lens_at_the_last_layer_is_the_model(lm):
@@ -35,7 +35,15 @@ def test_the_lens_at_the_last_layer_is_the_model(lm):
 
 
 def test_the_lens_reads_models_with_their_norms_after_each_block():
-    lm = language_model(norm_placement="post", head_transform=True, norm="layernorm", norm_bias=True, mlp_bias=True)
+    lm = language_model(
+        **{
+            "norm.placement": "post",
+            "head.transform": True,
+            "norm.kind": "layernorm",
+            "norm.bias": True,
+            "mlp.bias": True,
+        }
+    )
     example = lm.example(TEXT, "causal")
     np.testing.assert_allclose(lm.lens(example)[-1][:-1], lm.logits([TEXT])[0][:-2], rtol=1e-3, atol=1e-4)
 
@@ -96,7 +104,7 @@ def test_the_softmax_over_the_vocabulary_is_the_models_prediction(lm):
 
 
 def test_losses_of_models_stand_side_by_side(lm):
-    other = language_model(width=8, heads=2)
+    other = language_model(width=8, **{"attention.heads": 2})
     table = losses.compared({"one": lm, "other": other}, TEXT)
     assert table["one"] == lm.token_losses(TEXT)["loss"] != table["other"]
     said = losses.continuations({"one": lm, "other": other}, "the cat", (" sat", " mat"))

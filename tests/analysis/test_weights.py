@@ -31,7 +31,7 @@ def test_every_parameter_and_every_product_is_counted(lm):
     model = lm.config
     pairs = table["part"].index("attention over 32 places")
     expected = (
-        4 * model.depth * model.heads * model.head_width * 32 / 1e6
+        4 * model.depth * model.attention.heads * model.attention.head_width * 32 / 1e6
     )  # a product and a sum, with queries and values
     assert table["MFLOPs per token"][pairs] == pytest.approx(expected)
     assert table["MFLOPs per token"][-1] == pytest.approx(sum(table["MFLOPs per token"][:-1]))
@@ -70,7 +70,7 @@ def test_a_difference_is_only_where_something_moved(lm):
     np.testing.assert_allclose(moved["decoder/layers/mlp/up/kernel"], [0, 0.5], rtol=1e-5)
     assert sum(change.sum() for change in moved.values()) == pytest.approx(0.5)
     with pytest.raises(InputError, match="different shapes"):
-        weights.difference(lm, language_model(width=8, heads=2))
+        weights.difference(lm, language_model(width=8, **{"attention.heads": 2}))
 
 
 def test_what_lora_changed_has_its_rank(with_lora):

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from research.benchmarks import checkpointing, data_loading, training
-from research.config import Causal, Data, Experiment, Masked, Model, Optimizer, Schedule
+from research.config import MLP, Attention, Causal, Data, Experiment, Masked, Model, Optimizer, Schedule, replace_fields
 from research.models import families
 
 SMALL = Experiment(
-    model=Model(width=32, depth=2, heads=2, mlp_width=48),
+    model=Model(width=32, depth=2, attention=Attention(heads=2), mlp=MLP(width=48)),
     objectives=(Causal(),),
     data=Data(source="python-docs", tokenizer="bytes", length=32, batch=8),
     optimizer=Optimizer(learning_rate=1e-3),
@@ -50,7 +50,18 @@ def test_a_turn_with_a_save_takes_its_steps_and_leaves_nothing_open():
 @pytest.mark.parametrize(("family", "objective"), [(families.GPT2, Causal()), (families.BERT, Masked())])
 def test_the_peer_begins_with_the_same_loss(family, objective):
     """But for rows in which a document ends: there, those of the peer see each other."""
-    model = replace(family, width=32, depth=2, heads=2, mlp_width=48, vocabulary=0, dropout=0.0)
+    model = replace_fields(
+        family,
+        {
+            "width": 32,
+            "depth": 2,
+            "vocabulary": 0,
+            "attention.heads": 2,
+            "mlp.width": 48,
+            "dropout": 0.0,
+            "attention.dropout": 0.0,
+        },
+    )
     experiment = replace(SMALL, model=model, objectives=(objective,))
     ours, _ = training.ours(experiment)
     theirs, turn = training.theirs(experiment, "float32")

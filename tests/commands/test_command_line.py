@@ -12,7 +12,18 @@ import tyro
 from research import config
 from research.commands import command_line
 from research.commands.command_line import Training
-from research.config import Causal, Experiment, Masked, Model, RotaryScaling
+from research.config import (
+    MLP,
+    Attention,
+    Causal,
+    Experiment,
+    Masked,
+    Model,
+    Norm,
+    Positions,
+    RopeScaling,
+    replace_fields,
+)
 from research.errors import InputError
 
 BASE = Experiment(objectives=(Causal(), Masked(rate=0.5)))
@@ -45,15 +56,18 @@ def base(file) -> str:
         ("--seed 3", replace(BASE, seed=3)),
         ("--optimizer.learning-rate 3e-4", replace(BASE, optimizer=replace(BASE.optimizer, learning_rate=3e-4))),
         ("--optimizer.learning_rate=3e-4", replace(BASE, optimizer=replace(BASE.optimizer, learning_rate=3e-4))),
-        ("--model.gated False --model.kv-heads 2", replace(BASE, model=Model(gated=False, kv_heads=2))),
+        (
+            "--model.mlp.gated False --model.attention.kv-heads 2",
+            replace(BASE, model=Model(mlp=MLP(gated=False), attention=Attention(kv_heads=2))),
+        ),
         ("--model.initial-scale None", replace(BASE, model=Model(initial_scale=None))),
-        ("--model.norm layernorm", replace(BASE, model=Model(norm="layernorm"))),
+        ("--model.norm.kind layernorm", replace(BASE, model=Model(norm=Norm(kind="layernorm")))),
         ("--data.held-out 0.1", replace(BASE, data=replace(BASE.data, held_out=0.1))),
         ("--data.held-out jsonl:x#t", replace(BASE, data=replace(BASE.data, held_out="jsonl:x#t"))),
         ("--objectives.1.mask-rate 0.4", replace(BASE, objectives=(Causal(), Masked(rate=0.5, mask_rate=0.4)))),
         (
-            "--model.rotary-scaling.factor 4",
-            replace(BASE, model=Model(rotary_scaling=RotaryScaling(factor=4.0))),
+            "--model.positions.scaling.factor 4",
+            replace(BASE, model=Model(positions=Positions(scaling=RopeScaling(factor=4.0)))),
         ),
         (
             "--mesh.rules batch=data,fsdp mlp= --mesh.fsdp 2",
@@ -85,7 +99,7 @@ def test_a_saved_experiment_is_a_config_and_its_folder_the_run(tmp_path):
         ("--learningrate 3", "nearest: --optimizer.learning-rate"),
         ("--optimiser.learning-rate 3", "nearest: --optimizer.learning-rate"),
         ("--batch-size 3", "nearest: --data.batch"),
-        ("--model.kv_head=3", "nearest: --model.kv-heads"),
+        ("--model.attention.kv_head=3", "nearest: --model.attention.kv-heads"),
         ("--objectives.2.rate 3", "nearest: --objectives.0.rate"),
         ("--work-dir x", "nearest: --workdir"),
         ("--qqqq 3", "--help lists all"),
@@ -103,8 +117,8 @@ def test_a_wrong_name_is_answered_with_the_nearest(base, options, nearest):
     [
         ("--seed x", "--seed"),
         ("--data.batch 1.5", "--data.batch"),
-        ("--model.gated perhaps", "--model.gated"),
-        ("--model.positions sideways", "--model.positions"),
+        ("--model.mlp.gated perhaps", "--model.mlp.gated"),
+        ("--model.positions.kind sideways", "--model.positions.kind"),
         ("--optimizer.learning-rate", "--optimizer.learning-rate"),
         ("--mesh.rules batch", "--mesh.rules"),
     ],
@@ -121,8 +135,11 @@ def test_help_lists_every_field_with_its_default(base, capsys):
         command_line.train([base, "--help"])
     shown = " ".join(capsys.readouterr().out.split())
     assert ended.value.code == 0
-    for path, _ in command_line._leaves(replace(BASE, model=replace(BASE.model, rotary_scaling=None))):
-        assert f"--{path.replace('_', '-')}".replace("--model.rotary-scaling", "--model.rotary-scaling.{kind") in shown
+    for path, _ in command_line._leaves(replace(BASE, model=replace_fields(BASE.model, {"positions.scaling": None}))):
+        assert (
+            f"--{path.replace('_', '-')}".replace("--model.positions.scaling", "--model.positions.scaling.{kind")
+            in shown
+        )
     assert "share of the rows of a batch" in shown and "(default: 0.5)" in shown and "runs/mine" in shown
 
 

@@ -11,7 +11,7 @@ import pytest
 import research
 from research import config, models, objectives
 from research.commands import convert
-from research.config import Causal, Lora, Masked, Model, Objective, Prefix, SpanCorruption
+from research.config import Causal, Lora, Masked, Model, Objective, Prefix, SpanCorruption, replace_fields
 from research.data import tokenizers
 from research.errors import InputError
 from research.inference.language_model import LanguageModel
@@ -19,10 +19,18 @@ from research.interop import tokenizer_json
 from research.models import families
 
 TEXT = "Return a list of the naïve 言葉 \x00 in 12 files."
-SMALL = {"width": 24, "depth": 2, "heads": 2, "kv_heads": 0, "head_width": 0, "mlp_width": 40, "vocabulary": 0}
-LLAMA = replace(families.llama("1b"), **SMALL | {"kv_heads": 1})
-BERT = replace(families.bert("base"), **SMALL, max_positions=64)
-T5 = replace(families.t5("small"), **SMALL, encoder_depth=1)
+SMALL = {
+    "width": 24,
+    "depth": 2,
+    "attention.heads": 2,
+    "attention.kv_heads": 0,
+    "attention.head_width": 0,
+    "mlp.width": 40,
+    "vocabulary": 0,
+}
+LLAMA = replace_fields(families.llama("1b"), SMALL | {"attention.kv_heads": 1})
+BERT = replace_fields(families.bert("base"), SMALL | {"positions.max_length": 64})
+T5 = replace_fields(families.t5("small"), SMALL | {"encoder_depth": 1})
 
 
 def random_run(folder: Path, model: Model, objective: Objective) -> Path:
@@ -109,7 +117,7 @@ def test_what_cannot_be_converted_is_told(tmp_path):
         convert.main([source, str(tmp_path / "new")])
     with pytest.raises(InputError, match=r"the model has no adapters \(model\.lora\)"):
         convert.main([source, str(tmp_path / "new"), "--to", "peft"])
-    odd = str(random_run(tmp_path / "odd", replace(LLAMA, norm_placement="post"), Causal()))
+    odd = str(random_run(tmp_path / "odd", replace_fields(LLAMA, {"norm.placement": "post"}), Causal()))
     with pytest.raises(InputError, match="llama is nearest, but norm_placement is 'post', there 'pre'"):
         convert.main([odd, str(tmp_path / "new")])
     with pytest.raises(InputError, match="run exists; choose another name"):

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from research import config, models
 from research.commands import generate
-from research.config import Causal, Masked, Model, Prefix, SpanCorruption, TextToText
+from research.config import MLP, Attention, Causal, Embedding, Masked, Model, Prefix, SpanCorruption, TextToText
 from research.data import tokenizers
 from research.data.tokenizer_backends import Characters
 from research.data.tokenizers import Tokenizer
@@ -26,7 +26,14 @@ TEXT = "the cat sat on the mat"
 @pytest.fixture(scope="module")
 def lm():
     tokenizer = tokenizers.extend(Tokenizer(Characters.of([TEXT + OBJECTIVES[-1].prefix])), OBJECTIVES)
-    small = Model(width=32, depth=2, heads=4, mlp_width=32, initial_scale=0.3, embedding_scale=0.5)
+    small = Model(
+        width=32,
+        depth=2,
+        initial_scale=0.3,
+        attention=Attention(heads=4),
+        mlp=MLP(width=32),
+        embedding=Embedding(initial_scale=0.5),
+    )
     model = config.resolve(small, tokenizer.size, 128)
     return LanguageModel(model, jax.jit(models.init, static_argnums=0)(model, jax.random.key(0)), tokenizer, OBJECTIVES)
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from research import config, sharding
 from research.commands import plan
-from research.config import Data, Experiment, Masked, Mesh, Model, Schedule, Step
+from research.config import MLP, Attention, Data, Experiment, Head, Masked, Mesh, Model, Schedule, Step
 from research.errors import InputError
 from research.planning import candidates, chips, compiling, counting, hlo, plan_table, roofline
 from research.planning.compiling import Compiled
@@ -21,7 +21,7 @@ from research.runs import loop
 from research.training import flops, state
 
 SMALL = Experiment(
-    model=Model(vocabulary=512, width=128, depth=2, heads=2, mlp_width=256, remat="full"),
+    model=Model(vocabulary=512, width=128, depth=2, remat="full", attention=Attention(heads=2), mlp=MLP(width=256)),
     data=Data(length=64, batch=16),
     schedule=Schedule(steps=100),
     mesh=Mesh(data=2, fsdp=-1),
@@ -168,7 +168,9 @@ def test_an_axis_may_be_shorter_than_any_dimension_of_the_torus(monkeypatch):
 def test_the_step_compiles_for_a_tpu_that_is_not_there(slices):
     topology = chips.topology("v5e:2x2", slices)
     tiny = Experiment(
-        model=Model(vocabulary=256, width=128, depth=3, heads=1, mlp_width=128, tied=True),
+        model=Model(
+            vocabulary=256, width=128, depth=3, attention=Attention(heads=1), mlp=MLP(width=128), head=Head(tied=True)
+        ),
         objectives=(Masked(),),
         data=Data(length=128, batch=4 * slices),
         mesh=Mesh(data=slices, fsdp=-1),

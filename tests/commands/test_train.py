@@ -19,6 +19,8 @@ from rich.console import Console
 from research import config, models
 from research.commands.train import train
 from research.config import (
+    MLP,
+    Attention,
     Causal,
     Checkpoint,
     Data,
@@ -43,7 +45,7 @@ LONGER = 40
 def _tiny(text: str, cache: str) -> Experiment:
     """Two objectives, and dropout, so that every kind of randomness takes part."""
     return Experiment(
-        model=Model(width=16, depth=1, heads=2, mlp_width=32, dropout=0.1),
+        model=Model(width=16, depth=1, dropout=0.1, attention=Attention(heads=2, dropout=0.1), mlp=MLP(width=32)),
         objectives=(Causal(), Masked()),
         data=Data(source=f"text:{text}", tokenizer="bytes", length=32, batch=8, held_out=0.2, cache=cache),
         optimizer=Optimizer(learning_rate=1e-2),

@@ -4,7 +4,6 @@ import dataclasses
 import inspect
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import get_type_hints
 
@@ -13,26 +12,30 @@ import pytest
 from research import config
 from research.commands import command_line
 from research.config import (
+    Attention,
     Causal,
     Data,
     Experiment,
     Masked,
     Mesh,
     Model,
+    Norm,
     Optimizer,
+    Positions,
     Prefix,
-    RotaryScaling,
+    RopeScaling,
     Schedule,
     SpanCorruption,
     Step,
     TextToText,
+    replace_fields,
 )
 from research.config.validation import validate
 from research.errors import InputError
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.py"))
 EVERYTHING = Experiment(  # every objective, and a value of its own for every field that may be None
-    model=Model(rotary_scaling=RotaryScaling(kind="linear"), initial_scale=None),
+    model=Model(initial_scale=None, positions=Positions(scaling=RopeScaling(kind="linear"))),
     objectives=(
         Causal(source="text:a", mode="[C]"),
         Masked(whole_words=True),
@@ -74,8 +77,8 @@ def changed(path: str, value):
     ("path", "value", "message"),
     [
         ("model.width", 1.5, "1.5 is not int @ experiment.model.width"),
-        ("model.gated", "False", "'False' is not bool @ experiment.model.gated"),
-        ("model.norm", "batchnorm", "experiment.model.norm"),
+        ("model.mlp.gated", "False", "'False' is not bool @ experiment.model.mlp.gated"),
+        ("model.norm.kind", "batchnorm", "experiment.model.norm.kind"),
         ("data.held_out", [0.1], "experiment.data.held_out"),
         ("optimizer.lr", 3e-4, "(lr) @ experiment.optimizer"),
         ("objectives.0.objective", "Telepathy", "'Telepathy' is missing or unknown @ experiment.objectives[0]"),
@@ -107,17 +110,22 @@ WRONG = {
     "model.width: '256' is not int": Experiment(model=Model(width="256")),
     "objectives: Causal(": Experiment(objectives=Causal()),
     "objectives.0.rate: 'half' is not float": Experiment(objectives=(Causal(rate="half"),)),
-    "model.norm: 'batchnorm' is not Literal['layernorm', 'rmsnorm']": Experiment(model=Model(norm="batchnorm")),
-    "model.heads: 0 must be at least 1": Experiment(model=Model(heads=0)),
-    "model.heads: 5 heads do not divide width 256": Experiment(model=Model(heads=5)),
-    "model.kv_heads: 3 does not divide model.heads = 4": Experiment(model=Model(kv_heads=3)),
-    "model.head_width: 5 is odd": Experiment(model=Model(width=20)),
-    "model.dropout: 1.0 must be below 1": Experiment(model=Model(dropout=1.0)),
-    "data.length: 128 is longer than the model's 98": Experiment(
-        model=Model(positions="learned", max_positions=100, position_offset=2)
+    "model.norm.kind: 'batchnorm' is not Literal['layernorm', 'rmsnorm']": Experiment(
+        model=Model(norm=Norm(kind="batchnorm"))
     ),
-    "model.norm_bias: rmsnorm has no bias": Experiment(model=Model(norm_bias=True)),
-    "model.attention: cudnn": Experiment(model=Model(attention="cudnn")),
+    "model.attention.heads: 0 must be at least 1": Experiment(model=Model(attention=Attention(heads=0))),
+    "model.attention.heads: 5 heads do not divide width 256": Experiment(model=Model(attention=Attention(heads=5))),
+    "model.attention.kv_heads: 3 does not divide model.attention.heads = 4": Experiment(
+        model=Model(attention=Attention(kv_heads=3))
+    ),
+    "model.attention.head_width: 5 is odd": Experiment(model=Model(width=20)),
+    "model.dropout: 1.0 must be below 1": Experiment(model=Model(dropout=1.0)),
+    "model.attention.dropout: 1.0 must be below 1": Experiment(model=Model(attention=Attention(dropout=1.0))),
+    "data.length: 128 is longer than the model's 98": Experiment(
+        model=Model(positions=Positions(kind="learned", max_length=100, offset=2))
+    ),
+    "model.norm.bias: rmsnorm has no bias": Experiment(model=Model(norm=Norm(bias=True))),
+    "model.attention.implementation: cudnn": Experiment(model=Model(attention=Attention(implementation="cudnn"))),
     "objectives: at least one": Experiment(objectives=()),
     "objectives: names must differ": Experiment(objectives=(Causal(), Causal())),
     "objectives: ['causal'] have no source side": Experiment(model=Model(encoder_depth=2)),
@@ -144,16 +152,31 @@ def test_an_experiment_that_cannot_run_is_refused_with_the_field_and_its_value(m
 
 def test_all_wrong_fields_are_named_at_once():
     with pytest.raises(InputError) as error:
-        validate(Experiment(model=Model(heads=5), schedule=Schedule(steps=10)))
-    assert "model.heads" in str(error.value) and "schedule.warmup" in str(error.value)
+        validate(Experiment(model=Model(attention=Attention(heads=5)), schedule=Schedule(steps=10)))
+    assert "model.attention.heads" in str(error.value) and "schedule.warmup" in str(error.value)
 
 
 def test_what_follows_from_other_fields_is_filled_and_what_was_given_is_kept():
-    model = config.resolve(Model(width=96, heads=6), vocabulary=1000, length=64)
-    assert (model.vocabulary, model.kv_heads, model.head_width, model.mlp_width) == (1024, 6, 16, 384)
-    assert (model.max_positions, model.attention_scale) == (64, 0.25)
+    model = config.resolve(Model(width=96, attention=Attention(heads=6)), vocabulary=1000, length=64)
+    assert (model.vocabulary, model.attention.kv_heads, model.attention.head_width, model.mlp.width) == (
+        1024,
+        6,
+        16,
+        384,
+    )
+    assert (model.positions.max_length, model.attention.scale) == (64, 0.25)
     assert config.resolve(model, vocabulary=5, length=5) == model
-    given = replace(model, kv_heads=2, head_width=32, mlp_width=10, vocabulary=77, max_positions=9, attention_scale=1.0)
+    given = replace_fields(
+        model,
+        {
+            "vocabulary": 77,
+            "attention.kv_heads": 2,
+            "attention.head_width": 32,
+            "mlp.width": 10,
+            "positions.max_length": 9,
+            "attention.scale": 1.0,
+        },
+    )
     assert config.resolve(given, vocabulary=1000, length=64) == given
 
 

@@ -1,12 +1,13 @@
 """A tiny model with a tokenizer of bytes, as an evaluation sees it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
 from research import config, models
+from research.config import replace_fields
 from research.data import tokenizers
 from research.data.tokenizer_backends import Bytes
 from research.data.tokenizers import Tokenizer
@@ -37,7 +38,7 @@ _logits = jax.jit(models.logits, static_argnums=0)
 
 def model(length: int = 64, **changes: Any) -> Model:
     """Random parameters that predict far from uniformly."""
-    resolved = config.resolve(replace(tiny.BASE, vocabulary=0, **changes), TOKENIZER.size, length)
+    resolved = config.resolve(replace_fields(tiny.BASE, {"vocabulary": 0} | changes), TOKENIZER.size, length)
     return Model(resolved, tiny.parameters(resolved))
 
 

@@ -23,7 +23,7 @@ from tests.evaluation.shared import TOKENIZER, model
 
 @pytest.fixture(scope="module")
 def checkpoint() -> language_model.LanguageModel:
-    tiny = model(max_positions=192)
+    tiny = model(**{"positions.max_length": 192})
     return language_model.LanguageModel(tiny.config, tiny.params, TOKENIZER, (config.Causal(), config.Masked()))
 
 

@@ -1,7 +1,5 @@
 """Generation: what is chosen, where it ends, and that rows of a batch do not know of each other."""
 
-from dataclasses import replace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +7,7 @@ import pytest
 import tokenizers as huggingface
 
 from research import config
+from research.config import replace_fields
 from research.data import tokenizers
 from research.data.tokenizer_backends import HuggingFace
 from research.data.tokenizers import Tokenizer
@@ -23,7 +22,7 @@ PROMPTS = [Prompt([256, *b"a"]), Prompt([256, *b"the cat sat"]), Prompt([256, *b
 
 
 def tiny_model(length: int = 64, **changes):
-    model = config.resolve(replace(tiny.BASE, vocabulary=0, **changes), TOKENIZER.size, length)
+    model = config.resolve(replace_fields(tiny.BASE, {"vocabulary": 0} | changes), TOKENIZER.size, length)
     return model, tiny.parameters(model)
 
 
@@ -65,7 +64,7 @@ def test_greedy_is_the_most_probable():
 @pytest.mark.parametrize("positions", ["learned", "relative"])
 def test_rows_are_what_whole_passes_say_at_any_length(positions):
     """The prompts cross a bucket; learned positions end between two."""
-    model, params = tiny_model(30, positions=positions)
+    model, params = tiny_model(30, **{"positions.kind": positions})
     rows = say((model, params), PROMPTS, tokens=7)
     for prompt, row in zip(PROMPTS, rows, strict=True):
         tokens = np.array([*prompt.tokens, *row[:-1]], np.int32)
@@ -77,7 +76,7 @@ def test_rows_are_what_whole_passes_say_at_any_length(positions):
 
 
 def test_the_positions_of_a_model_are_its_end():
-    learned = tiny_model(30, positions="learned")
+    learned = tiny_model(30, **{"positions.kind": "learned"})
     assert [len(row) for row in say(learned, PROMPTS)] == [12, 12, 7]
     with pytest.raises(InputError, match="30 tokens leaves no room for new ones in the model's 30 positions"):
         say(learned, [Prompt([97] * 30)])

@@ -11,7 +11,18 @@ import pytest
 
 import research
 from research import config, models, objectives
-from research.config import Causal, Masked, Model, Prefix, SpanCorruption, TextToText
+from research.config import (
+    MLP,
+    Attention,
+    Causal,
+    Embedding,
+    Masked,
+    Model,
+    Prefix,
+    SpanCorruption,
+    TextToText,
+    replace_fields,
+)
 from research.data import tokenizers
 from research.data.tokenizer_backends import Characters
 from research.data.tokenizers import Tokenizer
@@ -27,8 +38,15 @@ TEXT = "the cat sat on the mat"
 
 def _lm(*kinds, tokenizer: Tokenizer | None = None, **changes) -> LanguageModel:
     tokenizer = tokenizers.extend(tokenizer or tokenizers.load("bytes"), kinds)
-    small = Model(width=32, depth=2, heads=4, kv_heads=2, mlp_width=32, initial_scale=0.3, embedding_scale=0.5)
-    model = config.resolve(replace(small, **changes), tokenizer.size, 128)
+    small = Model(
+        width=32,
+        depth=2,
+        initial_scale=0.3,
+        attention=Attention(heads=4, kv_heads=2),
+        mlp=MLP(width=32),
+        embedding=Embedding(initial_scale=0.5),
+    )
+    model = config.resolve(replace_fields(small, changes), tokenizer.size, 128)
     params = jax.jit(models.init, static_argnums=0)(model, jax.random.key(1))
     return LanguageModel(model, params, tokenizer, kinds)
 
@@ -40,7 +58,7 @@ def lm():
 
 @pytest.fixture(scope="module")
 def encoder_decoder():
-    return _lm(SpanCorruption(), TextToText(), encoder_depth=2, positions="relative")
+    return _lm(SpanCorruption(), TextToText(), encoder_depth=2, **{"positions.kind": "relative"})
 
 
 def test_token_losses_are_those_of_the_logits(lm):
@@ -170,7 +188,7 @@ def test_what_a_model_was_not_trained_for_is_refused(lm, encoder_decoder):
         encoder_decoder.fill("the [MASK]")
     with pytest.raises(InputError, match="SpanCorruption"):
         replace(lm, objectives=(Causal(),)).infill("a", "b")
-    learned = _lm(Causal(), positions="learned", max_positions=16)
+    learned = _lm(Causal(), **{"positions.kind": "learned", "positions.max_length": 16})
     with pytest.raises(InputError, match="leaves no room for new ones in the model's 16 positions"):
         learned.generate("the cat sat on the mat")
     prompt = Prompt([1] * 7)
@@ -193,7 +211,7 @@ def with_modes(request) -> LanguageModel:
     """UL2's kind of model, decoder-only or encoder-decoder, with letters as tokens."""
     kinds = (SpanCorruption(name="r", mode="[R]"), Prefix(name="s", mode="[S]"), SpanCorruption(name="x", mode="[X]"))
     letters = Tokenizer(Characters("abcdefghijklmnopqrstuvwxyz"), {26: "<bos>"}, bos=26)
-    lm = _lm(*kinds, tokenizer=letters, encoder_depth=request.param, tied=False)
+    lm = _lm(*kinds, tokenizer=letters, encoder_depth=request.param, **{"head.tied": False})
     lm.params["output"] = lm.params["output"].at[:, 26:].set(0)  # special tokens are never the most probable ones
     return lm
 
@@ -229,7 +247,7 @@ def test_a_masked_model_infills_with_masks():
 
 
 def test_a_text_longer_than_the_positions_is_refused():
-    learned = _lm(Causal(), positions="learned", max_positions=16)
+    learned = _lm(Causal(), **{"positions.kind": "learned", "positions.max_length": 16})
     for ask in (learned.token_losses, lambda text: learned.score(text, "!"), learned.attention):
         with pytest.raises(InputError, match="do not fit into the model's 16 positions"):
             ask(TEXT)

@@ -159,7 +159,7 @@ def test_a_model_is_asked_in_the_best_of_its_manners_first():
 def test_no_place_is_asked_that_a_model_has_not():
     assert prompt_formats(trained(config.Causal()), length=500)[0].length == 500  # rotary positions have no end
     with pytest.raises(InputError, match="length 65: the model has 64 positions"):
-        prompt_formats(trained(config.Causal(), positions="learned"), length=65)
+        prompt_formats(trained(config.Causal(), **{"positions.kind": "learned"}), length=65)
     encoder_decoder = prompt_formats(trained(config.TextToText(), encoder_depth=1))[0]
     assert (encoder_decoder.length, encoder_decoder.source_length) == (64, 64)
 

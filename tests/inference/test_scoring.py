@@ -33,15 +33,15 @@ def collect(model: Model, manner: PromptFormat, requests: Sequence[Scorable], **
 
 
 CASES = {
-    "causal, rotary": ({}, config.Causal(), CONTINUATIONS + ROLLING),
-    "causal, learned positions": ({"positions": "learned"}, config.Causal(), CONTINUATIONS + ROLLING),
-    "causal, relative positions": ({"positions": "relative"}, config.Causal(), CONTINUATIONS),
+    "causal, rope": ({}, config.Causal(), CONTINUATIONS + ROLLING),
+    "causal, learned positions": ({"positions.kind": "learned"}, config.Causal(), CONTINUATIONS + ROLLING),
+    "causal, relative positions": ({"positions.kind": "relative"}, config.Causal(), CONTINUATIONS),
     "prefix": ({}, config.Prefix(), CONTINUATIONS + ROLLING),
     "span corruption": ({}, config.SpanCorruption(), CONTINUATIONS + INFILLS),
     "masked": ({}, config.Masked(), CONTINUATIONS[:8] + INFILLS[:4] + ROLLING),
     "encoder-decoder, prefix": ({"encoder_depth": 2}, config.Prefix(), CONTINUATIONS + ROLLING),
     "encoder-decoder, span corruption": (
-        {"encoder_depth": 2, "positions": "relative"},
+        {"encoder_depth": 2, "positions.kind": "relative"},
         config.SpanCorruption(),
         CONTINUATIONS + INFILLS,
     ),

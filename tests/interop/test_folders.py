@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from research import interop
-from research.config import Model, resolve
+from research.config import MLP, Attention, Model, resolve
 from research.data import tokenizers
 from research.errors import InputError
 from research.interop import config_json, mapping, safetensors, tokenizer_json
 
-SIZES = {"width": 8, "depth": 2, "heads": 2, "mlp_width": 12, "vocabulary": 272}
+MODEL = Model(width=8, depth=2, vocabulary=272, attention=Attention(heads=2), mlp=MLP(width=12))
 LLAMA = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12}
 LLAMA |= {"model_type": "llama", "vocab_size": 272, "tie_word_embeddings": True}
 
@@ -25,7 +25,7 @@ LLAMA |= {"model_type": "llama", "vocab_size": 272, "tie_word_embeddings": True}
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """A sound checkpoint, to be damaged."""
-    model = resolve(Model(**SIZES), 0, 32)
+    model = resolve(MODEL, 0, 32)
     _, names = config_json.write(model)
     arrays = {name: np.ones(shape, np.float32) for name, shape in mapping.shapes(model, names).items()}
     put(tmp_path, arrays)

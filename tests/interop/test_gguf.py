@@ -17,6 +17,7 @@ from research.models import positions
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from research.config import replace_fields  # noqa: E402
 from tests.interop import peers  # noqa: E402
 
 ONCE = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -50,13 +51,13 @@ def described(model, architecture: str) -> dict:
     sizes = {
         "embedding_length": model.width,
         "block_count": model.depth,
-        "feed_forward_length": model.mlp_width,
-        "context_length": model.max_positions,
-        "attention.head_count": model.heads,
-        "attention.head_count_kv": model.kv_heads,
-        "attention.key_length": model.head_width,
-        "attention.layer_norm_rms_epsilon": model.norm_epsilon,
-        "rope.freq_base": model.rotary_theta,
+        "feed_forward_length": model.mlp.width,
+        "context_length": model.positions.max_length,
+        "attention.head_count": model.attention.heads,
+        "attention.head_count_kv": model.attention.kv_heads,
+        "attention.key_length": model.attention.head_width,
+        "attention.layer_norm_rms_epsilon": model.norm.epsilon,
+        "rope.freq_base": model.positions.theta,
     }
     return {f"{architecture}.{key}": value for key, value in sizes.items()}
 
@@ -66,7 +67,7 @@ def as_gguf(model, params, architecture: str) -> dict[str, np.ndarray]:
     tensors = {name: np.ascontiguousarray(array) for name, array in mapping.export(model, names.GGUF, params)}
     for name, array in tensors.items():
         if architecture == "llama" and name.endswith(("attn_q.weight", "attn_k.weight")):
-            heads = array.reshape(-1, 2, model.head_width // 2, *array.shape[1:])
+            heads = array.reshape(-1, 2, model.attention.head_width // 2, *array.shape[1:])
             tensors[name] = heads.swapaxes(1, 2).reshape(array.shape)
     return tensors
 
@@ -79,13 +80,15 @@ def test_parameters_are_those_of_the_model(tmp_path, name, architecture):
     peer = peers.peer(name)
     model, _, params = peers.ours(peer)
     if name == "llama biases":  # which GGUF keeps, but does not announce
-        model = replace(model, qkv_bias=False, attention_bias=False, mlp_bias=False)
+        model = replace_fields(model, {"attention.qkv_bias": False, "attention.output_bias": False, "mlp.bias": False})
         params = models.unflatten({p: a for p, a in models.flatten(params).items() if not p.endswith("/bias")})
     tensors = as_gguf(model, params, architecture)
-    if model.rotary_scaling is not None:
-        scaling = replace(model.rotary_scaling, original_length=8192)
-        model = replace(model, rotary_theta=5e5, window_theta=5e5, rotary_scaling=scaling)
-        tensors["rope_freqs.weight"] = frequencies(model, None) / frequencies(model, model.rotary_scaling)
+    if model.positions.scaling is not None:
+        scaling = replace(model.positions.scaling, original_length=8192)
+        model = replace_fields(
+            model, {"positions.theta": 5e5, "positions.local_theta": 5e5, "positions.scaling": scaling}
+        )
+        tensors["rope_freqs.weight"] = frequencies(model, None) / frequencies(model, model.positions.scaling)
     path = written(tmp_path / "model.gguf", architecture, described(model, architecture), tensors)
     got, found = gguf.open_file(path)
     again, table = gguf.model(got, found)
@@ -94,7 +97,7 @@ def test_parameters_are_those_of_the_model(tmp_path, name, architecture):
 
 
 def frequencies(model, scaling) -> np.ndarray:
-    return positions.frequencies(model.head_width, model.rotary_theta, scaling)
+    return positions.frequencies(model.attention.head_width, model.positions.theta, scaling)
 
 
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"])

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from research import config
-from research.config import Causal, Checkpoint, Data, Evaluation, Experiment, Logging, Model, Schedule
+from research.config import MLP, Attention, Causal, Checkpoint, Data, Evaluation, Experiment, Logging, Model, Schedule
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scancel", "scontrol", "squeue", "srun")
@@ -126,7 +126,7 @@ def test_a_job_of_two_tasks_is_stopped_requeued_and_ends(slurm, clone, tmp_path)
     text = tmp_path / "text.txt"
     text.write_text("\n".join(f"{n} and {n * n} are a number and its square." for n in range(400)))
     experiment = Experiment(
-        model=Model(width=16, depth=1, heads=2, mlp_width=32),
+        model=Model(width=16, depth=1, attention=Attention(heads=2), mlp=MLP(width=32)),
         objectives=(Causal(),),
         data=Data(
             source=f"text:{text}", tokenizer="bytes", length=32, batch=8, held_out=0.2, cache=str(tmp_path / "c")

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from research import models
-from research.config import Lora, Model, resolve
+from research.config import MLP, Attention, Lora, Model, resolve
 from research.models import adapters, quantised
 from research.objectives import Batch
 
-BASE = resolve(Model(width=24, depth=2, heads=2, mlp_width=130, vocabulary=29), 29, 16)
+BASE = resolve(Model(width=24, depth=2, vocabulary=29, attention=Attention(heads=2), mlp=MLP(width=130)), 29, 16)
 LORA = Lora(rank=3, alpha=6.0, targets=("*/query", "*/mlp/*", "*/out"))
 RANDOM = np.random.default_rng(0)
 TOKENS = RANDOM.integers(0, 29, (2, 12)).astype(np.int32)
@@ -56,7 +56,7 @@ def test_new_adapters_change_nothing_and_trained_ones_merge(params):
 
 @pytest.mark.parametrize(("bits", "error"), [(8, 0.01), (4, 0.2)])
 def test_quantised_kernels_are_near_and_merge_exactly(params, bits, error):
-    config = replace(BASE, bits=bits)
+    config = replace(BASE, quantization_bits=bits)
     leaves = adapted(config, params)
     assert {leaf.dtype.name for path, leaf in leaves.items() if path.endswith("kernel")} == {f"int{bits}"}
     got, exact = logits(config, models.unflatten(leaves), BATCH), logits(BASE, params, BATCH)

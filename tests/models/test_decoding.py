@@ -25,7 +25,11 @@ def test_cached_decoding_is_the_whole_forward_pass(encoder_depth, positions, kin
     sources = (5, 8, 3) if encoder_depth else (None,) * 3
     documents = [example(random, LENGTH, f"prefix:{p}", s) for p, s in zip(prefixes, sources, strict=True)]
     packed = batch([[document] for document in documents], LENGTH, SOURCE if encoder_depth else None)
-    config = model(LENGTH, positions=positions, encoder_depth=encoder_depth, window=window, global_every=2)
+    config = model(
+        LENGTH,
+        encoder_depth=encoder_depth,
+        **{"positions.kind": positions, "attention.window": window, "attention.global_every": 2},
+    )
     params = parameters(config)
     expected = np.asarray(hidden(config, params, packed))
 

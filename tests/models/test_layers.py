@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from research import models
+from research.config import replace_fields
 from research.models import attention, positions
 from research.models.transformer import Block, Context, Norm
 from tests.models.tiny import hidden, model, parameters, random_batch
@@ -41,7 +42,7 @@ def test_scanned_is_a_python_loop():
     params = parameters(CONFIG)
     stack = params["decoder"]
     place = jnp.asarray(BATCH.positions)
-    frequencies = positions.frequencies(CONFIG.head_width, CONFIG.rotary_theta, None)
+    frequencies = positions.frequencies(CONFIG.attention.head_width, CONFIG.positions.theta, None)
     seen = attention.visible(jnp.asarray(BATCH.segments), jnp.asarray(BATCH.levels))
     context = Context(seen, positions.rotation(place, frequencies))
     x = params["embedding"][BATCH.tokens]
@@ -69,7 +70,7 @@ def test_inside_shows_the_attention_and_the_residual_stream_of_each_layer():
     params = parameters(CONFIG)
     shown = jax.jit(models.inside, static_argnums=0)(CONFIG, params, BATCH)["decoder"]["layers"]
     weights, residual = shown["attention"]["attention"], shown["residual"]
-    assert weights.shape == (4, 2, CONFIG.heads, LENGTH, LENGTH)
+    assert weights.shape == (4, 2, CONFIG.attention.heads, LENGTH, LENGTH)
     seen = attention.visible(jnp.asarray(BATCH.segments), jnp.asarray(BATCH.levels))
     unseen = ~np.broadcast_to(np.asarray(attention.mask(seen, LENGTH))[:, None], weights.shape[1:])
     assert all((np.asarray(layer)[unseen] == 0).all() for layer in weights)
@@ -78,7 +79,7 @@ def test_inside_shows_the_attention_and_the_residual_stream_of_each_layer():
 
 
 def test_windows_narrow_the_layers_between_global_ones():
-    config = replace(CONFIG, window=2, global_every=2)
+    config = replace_fields(CONFIG, {"attention.window": 2, "attention.global_every": 2})
     params = parameters(config)
     weights = jax.jit(models.inside, static_argnums=0)(config, params, BATCH)["decoder"]["layers"]["attention"][
         "attention"
@@ -91,7 +92,11 @@ def test_windows_narrow_the_layers_between_global_ones():
 
 
 def test_every_parameter_has_an_axis_name_for_each_dimension():
-    config = model(LENGTH, encoder_depth=2, positions="relative", qkv_bias=True, qk_norm=True, head_bias=True)
+    config = model(
+        LENGTH,
+        encoder_depth=2,
+        **{"positions.kind": "relative", "attention.qkv_bias": True, "attention.qk_norm": True, "head.bias": True},
+    )
     shapes = jax.eval_shape(lambda: models.init(config, jax.random.key(0)))
     names = models.axes(config)
     checked = jax.tree.map(lambda leaf, axes: len(leaf.shape) == len(axes), shapes, names)

@@ -59,7 +59,7 @@ def kinds(random):
 @pytest.mark.parametrize("positions", POSITIONS)
 def test_features_depend_on_what_they_see_and_on_nothing_else(positions):
     packed = numbered(kinds(np.random.default_rng(0)))
-    config = model(LENGTH, positions=positions)
+    config = model(LENGTH, **{"positions.kind": positions})
     depends = np.asarray(influence(config, parameters(config), packed))[:, :, :LENGTH] != 0
     seen = attention.visible(jnp.asarray(packed.segments), jnp.asarray(packed.levels))
     np.testing.assert_array_equal(depends, attention.mask(seen, LENGTH))
@@ -67,18 +67,18 @@ def test_features_depend_on_what_they_see_and_on_nothing_else(positions):
 
 def test_dropout_opens_no_way():
     packed = numbered(kinds(np.random.default_rng(0)))
-    config = model(LENGTH, dropout=0.2)
+    config = model(LENGTH, dropout=0.2, **{"attention.dropout": 0.2})
     depends = np.asarray(influence(config, parameters(config), packed, jax.random.key(0)))[:, :, :LENGTH] != 0
     seen = attention.visible(jnp.asarray(packed.segments), jnp.asarray(packed.levels))
     assert not (depends & ~np.asarray(attention.mask(seen, LENGTH))).any()
 
 
-@pytest.mark.parametrize("positions", ["rotary", "relative"])
+@pytest.mark.parametrize("positions", ["rope", "relative"])
 def test_a_decoder_depends_on_its_past_and_its_own_source(positions):
     random = np.random.default_rng(1)
     packed = batch([[example(random, 6, source=5), example(random, 8, source=4)]], LENGTH, SOURCE)
     packed = numbered(packed)
-    config = model(LENGTH, positions=positions, encoder_depth=2)
+    config = model(LENGTH, encoder_depth=2, **{"positions.kind": positions})
     depends = np.asarray(influence(config, parameters(config), packed)) != 0
     real = packed.segments[0] > 0
     own_source = packed.segments[0][:, None] == packed.source.segments[0][None, :]
@@ -94,7 +94,7 @@ def test_a_masked_token_is_known_to_no_output():
     shown = masked.example(piece, (0,), vocabulary, 0.5, whole_words=False)
     absent = piece[(shown.tokens == 63) & ~np.isin(piece, shown.tokens)]  # a random replacement may show one elsewhere
     assert len(absent) >= 3
-    config = model(LENGTH, tied=True)
+    config = model(LENGTH, **{"head.tied": True})
     depends = np.asarray(influence(config, parameters(config), stack([row([shown], LENGTH)])))[0] != 0
     assert not depends[:, absent].any()
     assert depends[:, 63].all()

@@ -10,16 +10,22 @@ CHANGES = {
     "decoder": {},
     "encoder-decoder": {"encoder_depth": 2},
     "bert": {
-        "norm": "layernorm",
-        "norm_bias": True,
-        "norm_placement": "post",
-        "embedding_norm": True,
-        "token_types": 2,
-        "head_transform": True,
-        "head_bias": True,
-        "tied": True,
+        "norm.kind": "layernorm",
+        "norm.bias": True,
+        "norm.placement": "post",
+        "norm.embedding": True,
+        "embedding.token_types": 2,
+        "head.transform": True,
+        "head.bias": True,
+        "head.tied": True,
     },
-    "windows": {"depth": 3, "window": 2, "global_every": 3, "window_theta": 100.0, "first_norm": False},
+    "windows": {
+        "depth": 3,
+        "attention.window": 2,
+        "attention.global_every": 3,
+        "positions.local_theta": 100.0,
+        "norm.first": False,
+    },
 }
 
 
@@ -32,7 +38,7 @@ def test_packed_is_unpacked(kind, positions):
     documents = [example(random, n, k, source) for n, k, source in zip((7, 5, 6), kinds, sources, strict=True)]
     rows = [documents, *([document] for document in documents)]  # one row of all, then one of each
     packed = batch(rows, LENGTH, 18 if kind == "encoder-decoder" else None)
-    config = model(LENGTH, positions=positions, **CHANGES[kind])
+    config = model(LENGTH, **CHANGES[kind], **{"positions.kind": positions})
     params = parameters(config)
     features = np.asarray(hidden(config, params, packed))
     assert np.isfinite(features).all()

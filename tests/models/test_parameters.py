@@ -1,7 +1,6 @@
 """Sizes and initial statistics of the parameters, dropout, and the output layer."""
 
 import math
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 
 from research import config, models
+from research.config import replace_fields
 from research.errors import InputError
 from research.models import families
 from tests.models.tiny import hidden, init, model, parameters, random_batch
@@ -51,7 +51,17 @@ def deviation(array):
 
 
 def test_initial_parameters_have_the_scales_of_the_config():
-    wide = model(width=128, heads=8, kv_heads=8, mlp_width=256, initial_scale=0.02, embedding_scale=0.05, mlp_bias=True)
+    wide = model(
+        width=128,
+        initial_scale=0.02,
+        **{
+            "attention.heads": 8,
+            "attention.kv_heads": 8,
+            "mlp.width": 256,
+            "embedding.initial_scale": 0.05,
+            "mlp.bias": True,
+        },
+    )
     params = init(wide, jax.random.key(0))
     layers = params["decoder"]["layers"]
     assert np.isclose(deviation(params["embedding"]), 0.05, rtol=0.05)
@@ -66,7 +76,7 @@ def test_initial_parameters_have_the_scales_of_the_config():
 
 
 def test_without_a_scale_kernels_follow_their_fan_in():
-    layers = init(model(width=128, mlp_width=256, initial_scale=None), jax.random.key(0))["decoder"]["layers"]
+    layers = init(model(width=128, initial_scale=None, **{"mlp.width": 256}), jax.random.key(0))["decoder"]["layers"]
     assert np.isclose(deviation(layers["mlp"]["up"]["kernel"]), 128**-0.5, rtol=0.05)
     assert np.isclose(deviation(layers["mlp"]["down"]["kernel"]), 256**-0.5, rtol=0.05)
     assert np.isclose(deviation(layers["attention"]["out"]["kernel"]), 128**-0.5, rtol=0.05)
@@ -96,14 +106,18 @@ def test_dropout_of_nothing_is_none():
 
 def test_logits_are_features_times_the_output_layer():
     packed = random_batch(0, 2, 24)
-    for changes in ({"tied": True}, {"tied": False, "head_bias": True}, {"tied": True, "logits_scale": 0.25}):
+    for changes in (
+        {"head.tied": True},
+        {"head.tied": False, "head.bias": True},
+        {"head.tied": True, "head.logits_scale": 0.25},
+    ):
         changed = model(**changes)
         params = parameters(changed)
         kernel, bias = models.output(changed, params)
         expected = hidden(changed, params, packed) @ kernel + (0 if bias is None else bias)
         got = logits(changed, params, packed)
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
-    scaled, unscaled = (logits(replace(changed, logits_scale=s), params, packed) for s in (0.25, 1.0))
+    scaled, unscaled = (logits(replace_fields(changed, {"head.logits_scale": s}), params, packed) for s in (0.25, 1.0))
     np.testing.assert_allclose(scaled, 0.25 * unscaled, rtol=1e-4, atol=1e-4)
 
 

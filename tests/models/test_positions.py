@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.config import RotaryScaling
+from research.config import RopeScaling
 from research.models import positions
 
 HEAD = 64
@@ -25,7 +25,7 @@ def llama_config(**rope_parameters):
 def test_linear_scaling_is_that_of_transformers(rope):
     config = llama_config(rope_type="linear", rope_theta=10_000.0, factor=4.0)
     expected, _ = rope.ROPE_INIT_FUNCTIONS["linear"](config)
-    ours = positions.frequencies(HEAD, 10_000.0, RotaryScaling(kind="linear", factor=4.0))
+    ours = positions.frequencies(HEAD, 10_000.0, RopeScaling(kind="linear", factor=4.0))
     np.testing.assert_allclose(ours, expected.numpy(), rtol=1e-6)
 
 
@@ -40,7 +40,7 @@ def test_llama3_scaling_is_that_of_transformers(rope, factor):
         original_max_position_embeddings=8192,
     )
     expected, _ = rope.ROPE_INIT_FUNCTIONS["llama3"](config)
-    ours = positions.frequencies(HEAD, 500_000.0, RotaryScaling(factor=factor))
+    ours = positions.frequencies(HEAD, 500_000.0, RopeScaling(factor=factor))
     np.testing.assert_allclose(ours, expected.numpy(), rtol=1e-5)
     unscaled = positions.frequencies(HEAD, 500_000.0, None)
     assert ours[0] == unscaled[0] and np.isclose(ours[-1], unscaled[-1] / factor)

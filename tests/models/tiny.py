@@ -1,31 +1,24 @@
 """Small models and small packed batches for the tests of models."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 
 from research import config, models
-from research.config import Model
+from research.config import MLP, Attention, Head, Model, replace_fields
 from research.objectives import Batch, Example, row, stack
 
 BASE = Model(
-    vocabulary=64,
-    width=16,
-    depth=2,
-    heads=4,
-    kv_heads=2,
-    mlp_width=24,
-    tied=False,
+    vocabulary=64, width=16, depth=2, attention=Attention(heads=4, kv_heads=2), mlp=MLP(width=24), head=Head(tied=False)
 )
-POSITIONS = ("learned", "rotary", "relative", "none")
+POSITIONS = ("learned", "rope", "relative", "none")
 
 
 def model(length: int = 24, **changes: Any) -> Model:
     """A resolved model for rows of `length`."""
-    return config.resolve(replace(BASE, **changes), 64, length)
+    return config.resolve(replace_fields(BASE, changes), 64, length)
 
 
 init = jax.jit(models.init, static_argnums=0)

@@ -21,6 +21,8 @@ from research import config
 from research.commands import evaluate
 from research.commands.train import train
 from research.config import (
+    MLP,
+    Attention,
     Causal,
     Checkpoint,
     Data,
@@ -56,7 +58,9 @@ def experiment(tmp_path_factory):
     text = folder / "text.txt"
     text.write_text("\n".join(f"{n} and {n * n} are a number and its square." for n in range(400)))
     return Experiment(
-        model=Model(width=16, depth=1, heads=4, kv_heads=2, mlp_width=32, dropout=0.1),
+        model=Model(
+            width=16, depth=1, dropout=0.1, attention=Attention(heads=4, kv_heads=2, dropout=0.1), mlp=MLP(width=32)
+        ),
         objectives=(Causal(), Masked()),
         data=Data(source=f"text:{text}", tokenizer="bytes", length=32, batch=8, held_out=0.2, cache=str(folder / "c")),
         optimizer=Optimizer(learning_rate=1e-3),

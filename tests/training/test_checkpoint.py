@@ -106,7 +106,7 @@ def test_what_is_not_there_is_refused(run, tmp_path):
         checkpoint.restore(run, abstract(), step=3)
     with pytest.raises(InputError, match="no checkpoint"):
         checkpoint.restore(tmp_path, abstract())
-    for other in (abstract(width=32), abstract(norm="layernorm", norm_bias=True), abstract(name="lion")):
+    for other in (abstract(width=32), abstract(**{"norm.kind": "layernorm", "norm.bias": True}), abstract(name="lion")):
         with pytest.raises(InputError, match="not of this experiment"):
             checkpoint.restore(run, other)
 

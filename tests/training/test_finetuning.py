@@ -15,7 +15,7 @@ import research
 from research import config, interop, models
 from research.commands import command_line, convert
 from research.commands.train import train
-from research.config import Evaluation, Experiment, Logging, Model, Schedule
+from research.config import Evaluation, Experiment, Logging, Model, Schedule, replace_fields
 from research.data.tokenizer_backends import HuggingFace
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
@@ -23,7 +23,15 @@ from research.interop import huggingface
 from research.models import adapters, families
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-SMALL = {"width": 16, "depth": 2, "heads": 2, "kv_heads": 0, "head_width": 0, "mlp_width": 24, "vocabulary": 0}
+SMALL = {
+    "width": 16,
+    "depth": 2,
+    "attention.heads": 2,
+    "attention.kv_heads": 0,
+    "attention.head_width": 0,
+    "mlp.width": 24,
+    "vocabulary": 0,
+}
 TEMPLATE = (
     "{% for message in messages %}{{ '<s>' + message['role'] + '\n' + message['content'] + '</s>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<s>assistant\n' }}{% endif %}"
@@ -59,7 +67,9 @@ def one_device(monkeypatch):
 def llama(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("llama") / "base"
     return checkpoint(
-        folder, replace(families.llama("1b"), **SMALL | {"kv_heads": 1}), tokenizer("<s>", "</s>", eos=257)
+        folder,
+        replace_fields(families.llama("1b"), SMALL | {"attention.kv_heads": 1}),
+        tokenizer("<s>", "</s>", eos=257),
     )
 
 
@@ -128,11 +138,11 @@ def test_what_a_config_changes(name, llama, texts, tmp_path):
 
 CONTINUED = {
     "continue_bert": (
-        replace(families.bert("base"), **SMALL, max_positions=64, dropout=0.1),
+        replace_fields(families.bert("base"), SMALL | {"positions.max_length": 64}),
         tokenizer("[CLS]", "[SEP]", "[MASK]", bos=256, eos=257, mask=258),
     ),
     "continue_t5": (
-        replace(families.t5("small"), **SMALL, encoder_depth=2),
+        replace_fields(families.t5("small"), SMALL | {"encoder_depth": 2}),
         tokenizer("</s>", *(f"<extra_id_{n}>" for n in reversed(range(100))), eos=256),
     ),
 }
@@ -159,6 +169,6 @@ def test_what_cannot_be_begun_with_is_told(llama, texts, tmp_path):
 
     with pytest.raises(InputError, match="is no folder with a checkpoint"):
         begin(initialize_from=str(tmp_path / "nowhere"))
-    with pytest.raises(InputError, match=r"model\.bits: 4-bit kernels are not trained"):
-        begin(model=Model(bits=4))
+    with pytest.raises(InputError, match=r"model\.quantization_bits: 4-bit kernels are not trained"):
+        begin(model=Model(quantization_bits=4))
     assert not (tmp_path / "run").exists()

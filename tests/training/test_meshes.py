@@ -18,8 +18,8 @@ ROWS, LENGTH, SOURCE = 8, 16, 24
 DESCENT = optax.sgd(1.0)  # parameters change by their gradients
 ONE = Mesh(data=1)
 MODELS = {
-    "decoder": {"qk_norm": True, "head_bias": True},  # 2 key heads
-    "encoder-decoder": {"encoder_depth": 1, "positions": "relative", "tied": True, "mlp_bias": True},
+    "decoder": {"attention.qk_norm": True, "head.bias": True},  # 2 key heads
+    "encoder-decoder": {"encoder_depth": 1, "positions.kind": "relative", "head.tied": True, "mlp.bias": True},
 }
 MESHES = {
     "fsdp": (Mesh(fsdp=-1), 1),

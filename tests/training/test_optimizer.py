@@ -17,11 +17,23 @@ from tests.models import tiny
 NAMES = ("adamw", "adafactor", "muon", "lion")
 PEAK = 2e-3
 MODELS = {
-    "gpt2": {"positions": "learned", "norm": "layernorm", "norm_bias": True, "gated": False, "qkv_bias": True}
-    | {"attention_bias": True, "mlp_bias": True, "tied": True},
-    "bert": {"positions": "learned", "norm": "layernorm", "norm_bias": True, "token_types": 2, "embedding_norm": True}
-    | {"head_bias": True, "head_transform": True, "qkv_bias": True},
-    "t5": {"positions": "relative", "encoder_depth": 2, "qk_norm": True},
+    "gpt2": {
+        "positions.kind": "learned",
+        "norm.kind": "layernorm",
+        "norm.bias": True,
+        "mlp.gated": False,
+        "attention.qkv_bias": True,
+    }
+    | {"attention.output_bias": True, "mlp.bias": True, "head.tied": True},
+    "bert": {
+        "positions.kind": "learned",
+        "norm.kind": "layernorm",
+        "norm.bias": True,
+        "embedding.token_types": 2,
+        "norm.embedding": True,
+    }
+    | {"head.bias": True, "head.transform": True, "attention.qkv_bias": True},
+    "t5": {"positions.kind": "relative", "encoder_depth": 2, "attention.qk_norm": True},
 }
 SIZES = {"vocab": 12, "layers": 2, "embed": 8, "heads": 2, "head": 4, "mlp": 6}
 AXES = {

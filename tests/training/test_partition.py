@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from research import config, models, sharding
-from research.config import Experiment, Lora, Model
+from research.config import Attention, Experiment, Lora, Model
 from research.errors import InputError
 from research.models import adapters
 from research.objectives import Batch
 from research.runs import loop
 from research.training import partition, state
 
-MODEL = config.resolve(Model(width=16, depth=2, heads=2, vocabulary=32), 32, 8)
+MODEL = config.resolve(Model(width=16, depth=2, vocabulary=32, attention=Attention(heads=2)), 32, 8)
 EXPERIMENT = Experiment(
     model=MODEL,
     data=config.Data(length=8, batch=4),
@@ -65,7 +65,7 @@ def test_patterns_freeze(leaves):
 
 @pytest.mark.parametrize("bits", [32, 8, 4])
 def test_adapters_alone_are_trained(leaves, bits):
-    model = replace(MODEL, lora=Lora(rank=2), bits=bits)
+    model = replace(MODEL, lora=Lora(rank=2), quantization_bits=bits)
     adapted = adapters.create(model, jax.random.key(1))
     for path, leaf in copied(leaves).items():
         adapted |= adapters.stored(model, path, leaf)

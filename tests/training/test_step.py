@@ -31,7 +31,7 @@ def batch():
 
 @cache
 def ingredients(dropout=0.0):
-    model = tiny.model(dropout=dropout)
+    model = tiny.model(dropout=dropout, **{"attention.dropout": dropout})
     # in effect plain descent: with its large epsilon, Adam keeps the size of gradients, and errors are not normed away
     rule = optimizer(Optimizer(epsilon=1.0, clip=0.0), schedule(Schedule(steps=10, warmup=1), 1.0), models.axes(model))
     return model, rule
