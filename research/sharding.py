@@ -287,14 +287,17 @@ def _nearest(number: int, divisor: int) -> str:
     return " or ".join(str(multiple) for multiple in multiples if multiple)
 
 
-def abstract_batch(layout: Layout, rows: int, length: int, source_length: int | None = None) -> Batch:
-    """Shapes, types and shardings of a batch, for compiling ahead of time; with a source side if that has a length."""
+def abstract_batch(
+    layout: Layout, rows: int, length: int, source_length: int | None = None, causal: bool = False
+) -> Batch:
+    """Shapes, types and shardings of a batch, for compiling ahead of time; with a source side if that has a length.
+    `causal` as in `Batch`."""
 
-    def side(length: int, source: Batch | None) -> Batch:
+    def side(length: int, source: Batch | None, causal: bool) -> Batch:
         tokens: Any = jax.ShapeDtypeStruct((rows, length), jnp.int32, sharding=layout.batch)
-        return Batch(tokens, tokens, tokens.update(dtype=jnp.float32), tokens, tokens, tokens, source)
+        return Batch(tokens, tokens, tokens.update(dtype=jnp.float32), tokens, tokens, tokens, source, causal)
 
-    return side(length, None if source_length is None else side(source_length, None))
+    return side(length, None if source_length is None else side(source_length, None, False), causal)
 
 
 def _divisors(number: int) -> list[int]:

@@ -7,15 +7,15 @@ from jaxtyping import Bool
 from research import objectives
 from research.data.tokenizers import Tokenizer
 from research.inference.table import Table
-from research.models import attention
+from research.models.kernels import intervals
 from research.objectives import Example
 
 
 def matrix(example: Example) -> Bool[np.ndarray, "queries keys"]:
     """Whether each place sees each other one (of an encoder-decoder: within the decoder)."""
     batch = objectives.stack([objectives.row([example], len(example.tokens))])
-    seen = attention.visible(jnp.asarray(batch.segments), jnp.asarray(batch.levels))
-    return np.asarray(attention.mask(seen, len(example.tokens))[0])
+    seen = intervals.from_segments(jnp.asarray(batch.segments), jnp.asarray(batch.levels))
+    return np.asarray(intervals.mask(seen, len(example.tokens))[0])
 
 
 def shown(tokenizer: Tokenizer, example: Example) -> Table:

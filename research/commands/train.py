@@ -162,7 +162,7 @@ def _baselines(experiment: Experiment, corpus: Corpus, name: str) -> dict[str, f
         for number in range(min(experiment.schedule.steps, UNIGRAM_STEPS)):
             rows = np.flatnonzero(corpus.objective_of_rows(number) == names.index(name))
             batch = corpus.batch(number)
-            yield batch._replace(targets=batch.targets[rows], weights=batch.weights[rows])
+            yield replace(batch, targets=batch.targets[rows], weights=batch.weights[rows])
 
     size = corpus.vocabulary.size
     held_out = held_out_loss.target_counts(corpus.held_out(objective)[: experiment.evaluation.final_batches], size)

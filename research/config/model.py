@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+Implementation = Literal["auto", "plain", "blocks", "scanned", "cudnn", "splash"]
+
 
 @dataclass(frozen=True)
 class Attention:
@@ -18,8 +20,9 @@ class Attention:
     window: int = 0  # a local layer sees this many positions to each side; 0: no layer is local
     global_every: int = 1  # with a window: every n-th layer, beginning with the first, is global (ModernBERT: 3)
     dropout: float = 0.0  # rate on the attention probabilities; above 0, training needs the plain implementation
-    # which kernel; auto: the fastest that is right for the platform
-    implementation: Literal["auto", "plain", "cudnn", "splash"] = "auto"
+    # auto: the fastest that is right for the platform; plain: the reference; blocks: plain that saves what is causal;
+    # scanned: plain, one block of queries after another; splash: on TPUs; cudnn: on NVIDIA GPUs
+    implementation: Implementation = "auto"
 
 
 @dataclass(frozen=True)

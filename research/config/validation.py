@@ -141,6 +141,16 @@ def _wrong_together(experiment: Experiment) -> list[str]:
             "model.attention.implementation",
             "cudnn computes in 16 bits; set step.compute_dtype to bfloat16",
         ),
+        (
+            attention.implementation != "splash" or positions.kind != "relative",
+            "model.attention.implementation",
+            "splash has no relative bias; auto and scanned have",
+        ),
+        (
+            attention.dropout == 0 or attention.implementation in ("auto", "plain"),
+            "model.attention.dropout",
+            f"{attention.dropout} needs model.attention.implementation auto or plain, not {attention.implementation}",
+        ),
         (len(set(names)) == len(names), "objectives", f"names must differ, not {names}; give each a name"),
         (
             not (model.encoder_depth and rows_only),

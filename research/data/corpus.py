@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import overload
 
 import grain
+import jax
 import numpy as np
 from absl import flags
 
@@ -39,6 +40,7 @@ class HeldOut(Sequence[Batch]):
     batch_rows: int
     host_rows: Sequence[int]
     batches: range
+    causal: bool  # as the training batches are, so that both have one program
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -53,7 +55,7 @@ class HeldOut(Sequence[Batch]):
         if isinstance(number, slice):
             return replace(self, batches=self.batches[number])
         first = self.batches[number] * self.batch_rows
-        return objectives.stack([self._row(first + r) for r in self.host_rows])
+        return objectives.stack([self._row(first + r) for r in self.host_rows], self.causal)
 
     def _row(self, place: int) -> Batch:
         if place >= self.plan.rows:
@@ -111,7 +113,8 @@ class Corpus:
         plan, training = self.held_out_plans[objective.name], self.training
         batches = range(-(-plan.rows // training.batch_rows))
         chosen = range(training.batch_rows) if rows is None else rows
-        return HeldOut(objective, plan, training.vocabulary, training.shape, training.batch_rows, chosen, batches)
+        facts = plan, training.vocabulary, training.shape, training.batch_rows, chosen, batches, training.causal
+        return HeldOut(objective, *facts)
 
     @contextmanager
     def loader(self, start: int, stop: int, rows: Sequence[int] | None = None) -> Iterator[Iterator[tuple[int, Batch]]]:
@@ -218,12 +221,7 @@ def _read(dataset: grain.IterDataset) -> Generator[tuple[int, Batch], None, None
     """Copies, because what comes from grain's worker processes is shared with them and ends with them."""
     with closing(iter(dataset)) as iterator:
         for step, batch in iterator:
-            yield step, _copied(batch)
-
-
-def _copied(batch: Batch) -> Batch:
-    arrays = {name: np.array(value) for name, value in batch._asdict().items() if name != "source"}
-    return batch._replace(**arrays, source=batch.source and _copied(batch.source))
+            yield step, jax.tree.map(np.array, batch)
 
 
 def _size(documents: Range) -> str:

@@ -7,7 +7,7 @@ epoch in another order. Nothing depends on what was read before, or on how many 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import grain
@@ -45,7 +45,12 @@ class Mixture:
     def batch(self, step: int, rows: Sequence[int] | None = None) -> Batch:
         """These rows of the global batch of a step: the share of one host. None: the whole."""
         chosen = range(self.batch_rows) if rows is None else rows
-        return objectives.stack([self._row(self.place(step * self.batch_rows + r)) for r in chosen])
+        return objectives.stack([self._row(self.place(step * self.batch_rows + r)) for r in chosen], self.causal)
+
+    @cached_property
+    def causal(self) -> bool:
+        """Whether all batches are (`Batch.causal`)."""
+        return objectives.causal_only(self.objectives, self.shape.encoder_decoder)
 
     def place(self, number: int) -> Place:
         """Where row `number` of training comes from."""

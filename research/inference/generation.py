@@ -15,7 +15,7 @@ from research import models
 from research.config import Model
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
-from research.models import Cache, Params, Visible
+from research.models import Cache, Intervals, Params
 from research.objectives import Batch
 from research.sharding import gather_to_host
 
@@ -171,11 +171,11 @@ def _prefill(
     """Reads the prompts: all at once, each up to its own length; what is after it is overwritten before it is seen."""
     batch, width = tokens.shape
     slots = jnp.broadcast_to(jnp.arange(width), tokens.shape)
-    seen = Visible(jnp.zeros_like(slots), jnp.maximum(slots + 1, seen_by_all[:, None]))
+    seen = Intervals(jnp.zeros_like(slots), jnp.maximum(slots + 1, seen_by_all[:, None]))
     read = None
     if source is not None:
         ends = jnp.broadcast_to((source.segments > 0).sum(axis=1)[:, None], tokens.shape)
-        read = models.encode(model, params, source), Visible(jnp.zeros_like(ends), ends)
+        read = models.encode(model, params, source), Intervals(jnp.zeros_like(ends), ends)
     cache = models.empty_cache(model, batch, room, params["embedding"].dtype)
     features, cache = models.decode(model, params, tokens, slots, seen, cache, read)
     last = jnp.take_along_axis(features, lengths[:, None, None] - 1, axis=1)[:, 0]
@@ -214,8 +214,8 @@ def _extend(
             active, chosen, loop.tokens[:, 0]
         )  # a row at rest, which never goes on, reads its first again
         slots = place[:, None]
-        seen = Visible(jnp.zeros_like(slots), slots + 1)
-        read = None if seen_source is None else (None, Visible(jnp.zeros_like(slots), seen_source[:, None]))
+        seen = Intervals(jnp.zeros_like(slots), slots + 1)
+        read = None if seen_source is None else (None, Intervals(jnp.zeros_like(slots), seen_source[:, None]))
         features, cache = models.decode(model, params, token[:, None], slots, seen, loop.cache, read)
         scores = jnp.where(active[:, None], models.project(model, params, features[:, 0]), loop.scores)
         return _Loop(

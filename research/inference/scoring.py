@@ -24,7 +24,7 @@ from research.inference import batching
 from research.inference.batching import Step
 from research.inference.prompting import Asked, PromptFormat, ask
 from research.inference.requests import Scorable, Score
-from research.models import Params, Visible
+from research.models import Intervals, Params
 from research.objectives import Batch, Example, reading, stack
 from research.objectives import row as pack
 from research.sharding import Layout
@@ -232,8 +232,8 @@ def _score_rows(
 ) -> Float[Array, "rows scored 3"]:
     tokens, positions, *seen = jnp.moveaxis(places, 1, 0)
     start, end, trunk_start, trunk_end, source_start, source_end = seen
-    read = None if source is None else (models.encode(config, params, source), Visible(source_start, source_end))
-    visible = Visible(start, end, (trunk_start, trunk_end), causal)
+    read = None if source is None else (models.encode(config, params, source), Intervals(source_start, source_end))
+    visible = Intervals(start, end, (trunk_start, trunk_end), causal)
     judged = _judge(config, params, models.features(config, params, tokens, positions, visible, read), spots, banned)
     return jax.lax.with_sharding_constraint(judged, everywhere)  # so that every process can read it
 

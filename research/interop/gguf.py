@@ -20,7 +20,7 @@ from research.config import MLP, Attention, Head, Model, Norm, Positions, RopeSc
 from research.errors import InputError
 from research.interop.mapping import Tensor
 from research.interop.names import GGUF, Names
-from research.models import positions
+from research.models import rope
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -123,9 +123,7 @@ def _scaled(model: Model, architecture: str, metadata: dict[str, Any], tensors: 
         return model
     divisors = tensors["rope_freqs.weight"].read()
     scaling = RopeScaling(factor=float(divisors.max()))
-    plain, slowed = (
-        positions.frequencies(model.attention.head_width, model.positions.theta, s) for s in (None, scaling)
-    )
+    plain, slowed = (rope.frequencies(model.attention.head_width, model.positions.theta, s) for s in (None, scaling))
     if divisors.shape != plain.shape or not np.allclose(plain / slowed, divisors, rtol=1e-3):
         raise InputError("rope_freqs.weight: its scaling of rotary positions is not that of Llama 3.1")
     return replace_fields(model, {"positions.scaling": scaling})

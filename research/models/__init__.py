@@ -17,18 +17,20 @@ from flax.linen import logical_axis_rules, with_logical_constraint
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from research.config import Model
-from research.models.attention import Visible
-from research.models.partition import extent
+from research.models.attention import Cache, Context
+from research.models.kernels import Intervals
+from research.models.norm import Norm
 from research.models.platform import compiled_for
-from research.models.transformer import Cache, Context, Norm, Transformer
+from research.models.sharded import extent
+from research.models.transformer import Transformer
 from research.objectives.batch import Batch
 
 Params = dict[str, Any]
 
 __all__ = [
     "Cache",
+    "Intervals",
     "Params",
-    "Visible",
     "axes",
     "compiled_for",
     "decode",
@@ -37,6 +39,7 @@ __all__ = [
     "extent",
     "features",
     "flatten",
+    "forward",
     "hidden",
     "init",
     "inside",
@@ -77,12 +80,19 @@ def axes(config: Model) -> Any:
 
 
 def hidden(
-    config: Model, params: Params, batch: Batch, key: PRNGKeyArray | None = None, causal: bool = False
+    config: Model, params: Params, batch: Batch, key: PRNGKeyArray | None = None
 ) -> Float[Array, "batch length width"]:
     """The features of every place; logits are their product with `output`. Dropout is applied if `key` is given.
-    Activations have the dtype of the embeddings in `params`. `causal` promises that no place sees one behind it, which
-    saves work (`objectives.causal_only`)."""
-    return _apply(config, params, batch, causal, rngs=None if key is None else {"dropout": key})
+    Activations have the dtype of the embeddings in `params`."""
+    return forward(config, params, batch, key)[0]
+
+
+def forward(
+    config: Model, params: Params, batch: Batch, key: PRNGKeyArray | None = None
+) -> tuple[Float[Array, "batch length width"], Float[Array, ""] | None]:
+    """As `hidden`, and beside it the auxiliary loss of the layers, which training adds to the mean cross-entropy; None
+    if no layer has one."""
+    return _apply(config, params, batch, rngs=None if key is None else {"dropout": key})
 
 
 def features(
@@ -90,15 +100,14 @@ def features(
     params: Params,
     tokens: Int[Array, "batch length"],
     positions: Int[Array, "batch length"],
-    seen: Visible,
-    source: tuple[Float[Array, "batch source width"], Visible] | None = None,
+    intervals: Intervals,
+    source: tuple[Float[Array, "batch source width"], Intervals] | None = None,
 ) -> Float[Array, "batch length width"]:
     """As `hidden`, for rows of which each place says what it sees: of the row, and, in an encoder-decoder, of what
     `encode` made of a source."""
-    context = Context(seen) if source is None else Context(seen, source=source[0], source_seen=source[1])
-    length = tokens.shape[1]
-    index = jnp.arange(length)[None]
-    return _apply(config, params, tokens, positions, index, length, context, None, method="decode")[0]
+    context = _context(intervals, source)
+    index = jnp.arange(tokens.shape[1])[None]
+    return _apply(config, params, tokens, positions, index, context, None, method="decode")[0]
 
 
 def output(
@@ -136,13 +145,13 @@ def inside(config: Model, params: Params, batch: Batch) -> dict[str, Any]:
 def read_out(config: Model, params: Params, residual: Float[Array, "... width"]) -> Float[Array, "... vocabulary"]:
     """Float32 logits from the decoder's residual stream, as if the layer that it comes from were the last."""
     pre = config.norm.placement == "pre"
-    last = Norm(config).apply({"params": params["decoder"]["norm"]}, residual) if pre else residual
+    last = Norm(config.norm).apply({"params": params["decoder"]["norm"]}, residual) if pre else residual
     return project(config, params, _apply(config, params, last, method="to_features"))
 
 
 def encode(config: Model, params: Params, source: Batch) -> Float[Array, "batch source width"]:
     """What the encoder of an encoder-decoder makes of the source side."""
-    return _apply(config, params, source, method="encode")
+    return _apply(config, params, source, method="encode")[0]
 
 
 def empty_cache(config: Model, batch: int, keys: int, dtype: Any = jnp.float32) -> Cache:
@@ -156,9 +165,9 @@ def decode(
     params: Params,
     tokens: Int[Array, "batch new"],
     slots: Int[Array, "batch new"],
-    seen: Visible,
+    intervals: Intervals,
     cache: Cache,
-    source: tuple[Float[Array, "batch source width"] | None, Visible] | None = None,
+    source: tuple[Float[Array, "batch source width"] | None, Intervals] | None = None,
 ) -> tuple[Float[Array, "batch new width"], Cache]:
     """Features of new tokens, one document a row, and the cache with their keys.
 
@@ -167,16 +176,19 @@ def decode(
       params: as from `init`.
       tokens: the new ones; several at once for a prompt, then one by one.
       slots: their places in the document, which are also their slots in the cache.
-      seen: the interval of slots that each sees (its own included).
+      intervals: the slots that each sees (its own included).
       cache: from `empty_cache` or the last call.
       source: for an encoder-decoder the result of `encode` (None from the second call on: its keys are in the cache)
         and the interval of source places that each token sees.
     """
-    context = Context(seen, slots=slots)
-    if source is not None:
-        context = context._replace(source=source[0], source_seen=source[1])
-    keys = cache["key"].shape[2]
-    return _apply(config, params, tokens, slots, slots, keys, context, cache, method="decode")
+    context = _context(intervals, source)._replace(slots=slots)
+    features, auxiliary = _apply(config, params, tokens, slots, slots, context, cache, method="decode")
+    return features, auxiliary.cache
+
+
+def _context(intervals: Intervals, source: tuple[Array | None, Intervals] | None) -> Context:
+    made, source_intervals = (None, None) if source is None else source
+    return Context(intervals, source=made, source_intervals=source_intervals)
 
 
 def _apply(config: Model, params: Params, *arguments: Any, **settings: Any) -> Any:
@@ -186,6 +198,6 @@ def _apply(config: Model, params: Params, *arguments: Any, **settings: Any) -> A
 def _init(config: Model, key: PRNGKeyArray) -> Params:
     one = np.ones((1, 2), np.int32)
     side = Batch(one, one, one, one, one, one)
-    batch = side._replace(source=side) if config.encoder_depth else side
+    batch = replace(side, source=side) if config.encoder_depth else side
     looped = replace(config, unroll=1)  # the same parameters, and a program that does not grow with the layers
     return Transformer(looped).init({"params": key}, batch)["params"]

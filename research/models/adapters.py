@@ -10,7 +10,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from research import models
 from research.config import Model
-from research.models.quantised import dequantise, quantise
+from research.models.quantized import dequantize, quantize
 
 ADAPTERS = ("lora_a", "lora_b")
 
@@ -30,7 +30,7 @@ def stored(config: Model, path: str, array: Array) -> dict[str, Array]:
     scale = shapes(config).get(f"{path}_scale")
     if scale is None:
         return {path: array}
-    values, scales = _quantise(array, scale.shape, config.quantization_bits)
+    values, scales = _quantize(array, scale.shape, config.quantization_bits)
     return {path: values, f"{path}_scale": scales}
 
 
@@ -48,7 +48,7 @@ def merge(config: Model, params: models.Params) -> tuple[Model, models.Params]:
         if is_adapter(path) or path.endswith("kernel_scale"):
             continue
         if f"{path}_scale" in leaves:
-            leaf = dequantise(leaf, leaves[f"{path}_scale"], jnp.float32)
+            leaf = dequantize(leaf, leaves[f"{path}_scale"], jnp.float32)
         module = path.rpartition("/")[0]
         if config.lora is not None and path.endswith("kernel") and f"{module}/lora_a" in leaves:
             a, b = (leaves[f"{module}/{name}"] for name in ADAPTERS)
@@ -64,4 +64,4 @@ def shapes(config: Model) -> dict[str, Any]:
     return models.flatten(jax.eval_shape(lambda: models.init(config, jax.random.key(0))))
 
 
-_quantise = jax.jit(quantise, static_argnums=(1, 2))
+_quantize = jax.jit(quantize, static_argnums=(1, 2))

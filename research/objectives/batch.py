@@ -1,14 +1,23 @@
 """The batch contract: everything in which training objectives differ, as arrays."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import NamedTuple, Optional
 
+import jax
 import numpy as np
 
+ARRAYS = ("tokens", "targets", "weights", "positions", "segments", "levels")
 
-class Batch(NamedTuple):
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=[*ARRAYS, "source"],
+    meta_fields=["causal"],
+)
+@dataclass(frozen=True)
+class Batch:
     """What a training step reads. Every array is `[batch, length]`.
 
     The one attention rule: a query sees a key when both are in the same segment and `levels[key] <= levels[query]`.
@@ -23,6 +32,9 @@ class Batch(NamedTuple):
     segments: np.ndarray  # int32: which document of the row, from 1; 0: padding
     levels: np.ndarray  # int32: visibility
     source: Optional["Batch"] = None
+    # promised before there are arrays, so that programs can be built on it: in no row does a token (of the target side,
+    # in an encoder-decoder) see one behind it
+    causal: bool = False
 
 
 class Example(NamedTuple):
@@ -93,7 +105,7 @@ def row(examples: Sequence[Example], length: int, source_length: int | None = No
     for example in examples:
         places = slice(place, place := place + len(example.tokens))
         out.targets[places], out.weights[places], out.levels[places] = example.targets, example.weights, example.levels
-    return out._replace(source=source)
+    return replace(out, source=source)
 
 
 def _side(tokens: Sequence[np.ndarray], length: int) -> Batch:
@@ -113,10 +125,8 @@ def _empty(length: int) -> Batch:
     return Batch(tokens, targets, np.zeros(length, np.float32), positions, segments, levels)
 
 
-def stack(rows: Sequence[Batch]) -> Batch:
-    """Rows `[length]` to a batch `[batch, length]`."""
+def stack(rows: Sequence[Batch], causal: bool = False) -> Batch:
+    """Rows `[length]` to a batch `[batch, length]`; `causal` as in `Batch`."""
     source = stack([row.source for row in rows if row.source is not None]) if rows[0].source is not None else None
-    tokens, targets, weights, positions, segments, levels = (
-        np.stack(arrays) for arrays in list(zip(*rows, strict=True))[:6]
-    )
-    return Batch(tokens, targets, weights, positions, segments, levels, source)
+    arrays = {name: np.stack([getattr(row, name) for row in rows]) for name in ARRAYS}
+    return Batch(**arrays, source=source, causal=causal)

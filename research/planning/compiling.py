@@ -112,17 +112,18 @@ def main() -> None:
 def _compile(experiment: Experiment, topology: Topology) -> Compiled:
     import jax
 
-    from research import sharding
+    from research import objectives, sharding
     from research.planning import memory
     from research.runs import loop
 
     if experiment.model.attention.implementation == "cudnn":  # only a GPU can compile it
-        experiment = replace(experiment, model=replace_fields(experiment.model, {"attention.implementation": "plain"}))
+        experiment = replace(experiment, model=replace_fields(experiment.model, {"attention.implementation": "blocks"}))
     devices = _devices(topology)
     programs = loop.compiled_steps(experiment, devices)
     layout, data = programs.layout, experiment.data
     source = (data.source_length or data.length) if experiment.model.encoder_depth else None
-    batch = sharding.abstract_batch(layout, data.batch, data.length, source)
+    causal = objectives.causal_only(experiment.objectives, experiment.model.encoder_depth > 0)
+    batch = sharding.abstract_batch(layout, data.batch, data.length, source, causal)
     parameters, optimizer = (
         memory.per_device(part) for part in (programs.state.params, programs.state.optimizer_state)
     )

@@ -33,7 +33,8 @@ def activations(experiment: Experiment, programs: CompiledSteps) -> float:
     model, data, layout = experiment.model, experiment.data, programs.layout
     rows = data.batch // experiment.step.accumulation
     source = (data.source_length or data.length) if model.encoder_depth else None
-    batch = sharding.abstract_batch(layout, rows, data.length, source)
+    causal = objectives.causal_only(experiment.objectives, model.encoder_depth > 0)
+    batch = sharding.abstract_batch(layout, rows, data.length, source, causal)
 
     def cast(leaf: Any) -> jax.ShapeDtypeStruct:
         floating = jnp.issubdtype(leaf.dtype, jnp.floating)
@@ -41,11 +42,10 @@ def activations(experiment: Experiment, programs: CompiledSteps) -> float:
 
     params = jax.tree.map(cast, programs.state.params)
     key = jax.eval_shape(lambda: jax.random.key(0)) if model.has_dropout else None
-    causal = objectives.causal_only(experiment.objectives, model.encoder_depth > 0)
 
     def backward(params: Any, batch: Any, key: Any) -> Any:
         with sharding.logical_rules(layout):
-            return jax.vjp(lambda p: summed_loss(model, experiment.step, layout, p, batch, key, causal)[0], params)[1]
+            return jax.vjp(lambda p: summed_loss(model, experiment.step, layout, p, batch, key)[0], params)[1]
 
     kept = jax.tree.leaves(jax.eval_shape(backward, params, batch, key))
     known = {(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(params)}

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optax
 
-from research import models, objectives
+from research import models
 from research.config import Experiment
 from research.data import Corpus
 from research.objectives import Batch
@@ -44,7 +44,6 @@ def compiled_steps(experiment: Experiment, devices: Sequence[jax.Device] | None 
     schedule = optimizer.schedule(experiment.schedule, experiment.optimizer.learning_rate)
     frozen = partition.frozen(experiment)
     trained_axes, _ = partition.partition(models.axes(experiment.model), frozen)
-    causal = objectives.causal_only(experiment.objectives, experiment.model.encoder_depth > 0)
     update = optimizer.optimizer(experiment.optimizer, schedule, trained_axes)
     return CompiledSteps(
         layout=layout,
@@ -52,8 +51,8 @@ def compiled_steps(experiment: Experiment, devices: Sequence[jax.Device] | None 
         optimizer=update,
         frozen=frozen,
         state=state.abstract(experiment.model, update, layout, frozen),
-        train_step=step.make_train_step(experiment.model, update, experiment.step, layout, frozen, causal),
-        eval_step=step.make_eval_step(experiment.model, experiment.step, layout, causal),
+        train_step=step.make_train_step(experiment.model, update, experiment.step, layout, frozen),
+        eval_step=step.make_eval_step(experiment.model, experiment.step, layout),
     )
 
 

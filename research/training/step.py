@@ -47,10 +47,9 @@ def make_train_step(
     step: config.Step,
     layout: Layout,
     frozen: frozenset[str] = frozenset(),
-    causal: bool = False,
 ) -> TrainStep:
     """Jits `train_step`, which leaves the parameters at the paths `frozen` as they are. The state that is passed in is
-    donated: its memory becomes the new state's. `causal` is as in `models.hidden`.
+    donated: its memory becomes the new state's. Batches that differ in `causal` have programs of their own.
 
     The result also has `lower`, for compiling ahead of time from shapes.
     """
@@ -58,7 +57,7 @@ def make_train_step(
 
     def run(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         with logical_rules(layout):
-            return train_step(model, optimizer, step, layout, shardings.params, frozen, causal, state, batch)
+            return train_step(model, optimizer, step, layout, shardings.params, frozen, state, batch)
 
     return jax.jit(
         run,
@@ -68,12 +67,12 @@ def make_train_step(
     )
 
 
-def make_eval_step(model: config.Model, step: config.Step, layout: Layout, causal: bool = False) -> EvalStep:
-    """Jits the sums of a batch's rows alone, without dropout. `causal` is as in `models.hidden`."""
+def make_eval_step(model: config.Model, step: config.Step, layout: Layout) -> EvalStep:
+    """Jits the sums of a batch's rows alone, without dropout."""
 
     def run(params: Params, batch: Batch) -> Rows:
         with logical_rules(layout):
-            return summed_loss(model, step, layout, _cast(params, step.compute_dtype), batch, None, causal)[1]
+            return summed_loss(model, step, layout, _cast(params, step.compute_dtype), batch, None)[1]
 
     shardings = parameter_shardings(layout, models.axes(model))
     return jax.jit(run, in_shardings=(shardings, layout.batch), out_shardings=layout.replicated)
@@ -86,7 +85,6 @@ def train_step(
     layout: Layout,
     shardings: Any,
     frozen: frozenset[str],
-    causal: bool,
     state: TrainState,
     batch: Batch,
 ) -> tuple[TrainState, Metrics]:
@@ -101,9 +99,7 @@ def train_step(
         _cast(fixed, step.compute_dtype),
         state.key_for("dropout"),
     )
-    differentiate = partial(
-        _gradients, model, step, layout, partition(shardings, frozen)[0], compute, fixed_compute, causal
-    )
+    differentiate = partial(_gradients, model, step, layout, partition(shardings, frozen)[0], compute, fixed_compute)
     gradients, rows = _accumulated(differentiate, step, key, batch)
     weight = jnp.sum(rows.weights)
     scale = 1 / jnp.where(weight > 0, weight, 1)
@@ -126,13 +122,15 @@ def summed_loss(
     params: Params,
     batch: Batch,
     key: PRNGKeyArray | None,
-    causal: bool,
 ) -> tuple[Float[Array, ""], Rows]:
-    """The loss to be minimised, summed over the batch, and the cross-entropy by row."""
-    hidden = models.hidden(model, params, batch, key, causal)
+    """The loss to be minimised, summed over the batch, and the cross-entropy by row. An auxiliary loss of the layers
+    counts once for each unit of the batch's weight, so that in the mean over any split of the batch it counts once."""
+    hidden, auxiliary = models.forward(model, params, batch, key)
     kernel, bias = models.output(model, params)
     chunk = step.loss_chunk * layout.extent("batch") * layout.extent("length")
     total, losses = cross_entropy(hidden, kernel, bias, batch.targets, batch.weights, chunk, step.z_loss)
+    if auxiliary is not None:
+        total = total + auxiliary * jnp.sum(batch.weights)
     return total, Rows(jnp.sum(losses * batch.weights, axis=1), jnp.sum(batch.weights, axis=1))
 
 
@@ -143,14 +141,13 @@ def _gradients(
     shardings: Any,
     params: Params,
     fixed: Params,
-    causal: bool,
     batch: Batch,
     key: PRNGKeyArray,
 ) -> tuple[Params, Rows]:
     """Float32 gradients of the summed loss with respect to `params`, split as these are; `fixed` are the others."""
     key_or_none = key if model.has_dropout else None
     (_, rows), gradients = jax.value_and_grad(
-        lambda params: summed_loss(model, step, layout, combine(params, fixed), batch, key_or_none, causal),
+        lambda params: summed_loss(model, step, layout, combine(params, fixed), batch, key_or_none),
         has_aux=True,
     )(params)
     gradients = jax.tree.map(lambda gradient: gradient.astype(jnp.float32), gradients)

@@ -120,6 +120,9 @@ WRONG = {
     ),
     "model.attention.head_width: 5 is odd": Experiment(model=Model(width=20)),
     "model.dropout: 1.0 must be below 1": Experiment(model=Model(dropout=1.0)),
+    "model.attention.dropout: 0.1 needs": Experiment(
+        model=Model(attention=Attention(dropout=0.1, implementation="blocks"))
+    ),
     "model.attention.dropout: 1.0 must be below 1": Experiment(model=Model(attention=Attention(dropout=1.0))),
     "data.length: 128 is longer than the model's 98": Experiment(
         model=Model(positions=Positions(kind="learned", max_length=100, offset=2))

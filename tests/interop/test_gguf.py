@@ -10,14 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from research import interop, models
+from research.config import replace_fields
 from research.errors import InputError
 from research.interop import gguf, mapping, names, tokenizer_json
-from research.models import positions
+from research.models import rope
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from research.config import replace_fields  # noqa: E402
 from tests.interop import peers  # noqa: E402
 
 ONCE = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -97,7 +97,7 @@ def test_parameters_are_those_of_the_model(tmp_path, name, architecture):
 
 
 def frequencies(model, scaling) -> np.ndarray:
-    return positions.frequencies(model.attention.head_width, model.positions.theta, scaling)
+    return rope.frequencies(model.attention.head_width, model.positions.theta, scaling)
 
 
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"])

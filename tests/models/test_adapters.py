@@ -9,7 +9,7 @@ import pytest
 
 from research import models
 from research.config import MLP, Attention, Lora, Model, resolve
-from research.models import adapters, quantised
+from research.models import adapters, quantized
 from research.objectives import Batch
 
 BASE = resolve(Model(width=24, depth=2, vocabulary=29, attention=Attention(heads=2), mlp=MLP(width=130)), 29, 16)
@@ -68,13 +68,13 @@ def test_quantised_kernels_are_near_and_merge_exactly(params, bits, error):
 @pytest.mark.parametrize("bits", [8, 4])
 def test_no_value_is_further_than_half_a_step(bits):
     kernel = jnp.asarray(RANDOM.normal(size=(3, 128, 5)) * RANDOM.uniform(0.01, 10, (3, 1, 5)), jnp.float32)
-    values, scale = quantised.quantise(kernel, (3, quantised.blocks(128), 5), bits)
+    values, scale = quantized.quantize(kernel, (3, quantized.blocks(128), 5), bits)
     assert scale.shape == (3, 2, 5) and np.abs(np.asarray(values, np.int32)).max() == 2 ** (bits - 1) - 1
-    away = np.abs(quantised.dequantise(values, scale, jnp.float32) - kernel)
+    away = np.abs(quantized.dequantize(values, scale, jnp.float32) - kernel)
     assert (away <= np.repeat(scale, 64, axis=1) * 0.5001).all()
 
 
 def test_blocks_divide_every_size():
     for size in (1, 7, 64, 65, 97, 130, 576, 1536):
-        count = quantised.blocks(size)
-        assert size % count == 0 and size // count <= quantised.BLOCK
+        count = quantized.blocks(size)
+        assert size % count == 0 and size // count <= quantized.BLOCK

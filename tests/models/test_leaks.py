@@ -3,6 +3,7 @@
 Each place reads its own token id, so that the gradient of an embedding row is the gradient of one place's input.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from research import models
-from research.models import attention
+from research.models.kernels import intervals
 from research.objectives import Vocabulary, masked, row, stack
 from tests.models.tiny import POSITIONS, batch, example, hidden, model, parameters
 
@@ -39,9 +40,9 @@ def numbered(packed):
     if packed.source is not None:
         first = packed.source.tokens.shape[1]
         source = np.broadcast_to(np.arange(first, dtype=np.int32), packed.source.tokens.shape)
-        packed = packed._replace(source=packed.source._replace(tokens=source))
+        packed = replace(packed, source=replace(packed.source, tokens=source))
     tokens = np.broadcast_to(np.arange(packed.tokens.shape[1], dtype=np.int32) + first, packed.tokens.shape)
-    return packed._replace(tokens=tokens)
+    return replace(packed, tokens=tokens)
 
 
 def kinds(random):
@@ -61,16 +62,16 @@ def test_features_depend_on_what_they_see_and_on_nothing_else(positions):
     packed = numbered(kinds(np.random.default_rng(0)))
     config = model(LENGTH, **{"positions.kind": positions})
     depends = np.asarray(influence(config, parameters(config), packed))[:, :, :LENGTH] != 0
-    seen = attention.visible(jnp.asarray(packed.segments), jnp.asarray(packed.levels))
-    np.testing.assert_array_equal(depends, attention.mask(seen, LENGTH))
+    seen = intervals.from_segments(jnp.asarray(packed.segments), jnp.asarray(packed.levels))
+    np.testing.assert_array_equal(depends, intervals.mask(seen, LENGTH))
 
 
 def test_dropout_opens_no_way():
     packed = numbered(kinds(np.random.default_rng(0)))
     config = model(LENGTH, dropout=0.2, **{"attention.dropout": 0.2})
     depends = np.asarray(influence(config, parameters(config), packed, jax.random.key(0)))[:, :, :LENGTH] != 0
-    seen = attention.visible(jnp.asarray(packed.segments), jnp.asarray(packed.levels))
-    assert not (depends & ~np.asarray(attention.mask(seen, LENGTH))).any()
+    seen = intervals.from_segments(jnp.asarray(packed.segments), jnp.asarray(packed.levels))
+    assert not (depends & ~np.asarray(intervals.mask(seen, LENGTH))).any()
 
 
 @pytest.mark.parametrize("positions", ["rope", "relative"])
@@ -83,8 +84,8 @@ def test_a_decoder_depends_on_its_past_and_its_own_source(positions):
     real = packed.segments[0] > 0
     own_source = packed.segments[0][:, None] == packed.source.segments[0][None, :]
     np.testing.assert_array_equal(depends[0, real, :SOURCE], own_source[real])
-    seen = attention.visible(jnp.asarray(packed.segments), jnp.asarray(packed.levels))
-    own = np.asarray(attention.mask(seen, LENGTH))[0]
+    seen = intervals.from_segments(jnp.asarray(packed.segments), jnp.asarray(packed.levels))
+    own = np.asarray(intervals.mask(seen, LENGTH))[0]
     np.testing.assert_array_equal(depends[0, real, SOURCE : SOURCE + LENGTH], own[real])
 
 
@@ -104,5 +105,5 @@ def test_features_ignore_targets_and_weights():
     packed = kinds(np.random.default_rng(2))
     config = model(LENGTH)
     params = parameters(config)
-    other = packed._replace(targets=packed.targets + 1, weights=packed.weights * 0)
+    other = replace(packed, targets=packed.targets + 1, weights=packed.weights * 0)
     np.testing.assert_array_equal(hidden(config, params, packed), hidden(config, params, other))

@@ -10,6 +10,7 @@ import optax
 
 from research import models
 from research.config import Mesh, Optimizer, Schedule, Step
+from research.models.kernels import blocks
 from research.sharding import layout, shard_batch
 from research.training import state as states
 from research.training.optimizer import optimizer, schedule
@@ -26,7 +27,7 @@ def batch():
     made = tiny.random_batch(0, ROWS, LENGTH)
     random = np.random.default_rng(1)
     kept = random.random((ROWS, LENGTH)) < random.random((ROWS, 1))
-    return made._replace(weights=(made.weights * kept * random.uniform(0.5, 2, (ROWS, 1))).astype(np.float32))
+    return replace(made, weights=(made.weights * kept * random.uniform(0.5, 2, (ROWS, 1))).astype(np.float32))
 
 
 @cache
@@ -67,6 +68,20 @@ def test_accumulated_equals_whole():
     assert_same(trained(step=replace(PLAIN, accumulation=4)), trained())
 
 
+def test_what_a_causal_batch_saves_changes_nothing(monkeypatch):
+    """Neither in a step, in microbatches or not, nor in an evaluation."""
+    monkeypatch.setattr(blocks, "SHORTEST", 4)
+    random = np.random.default_rng(2)
+    plain = tiny.batch([[tiny.example(random, size) for size in (7, 3)] for _ in range(ROWS)], LENGTH)
+    causal = replace(plain, causal=True)
+    expected = trained(data=plain)
+    for step in (PLAIN, replace(PLAIN, accumulation=4)):
+        assert_same(trained(step=step, data=causal), expected)
+    whole = compiled()[0]
+    evaluate, params = make_eval_step(ingredients()[0], PLAIN, whole), initial().params
+    assert_same(*(jax.device_get(evaluate(params, shard_batch(whole, data))) for data in (causal, plain)))
+
+
 def test_rows_come_back_in_the_order_of_the_batch():
     model, state = ingredients()[0], initial()
     data, rows = batch(), trained(count=1)[1].rows
@@ -88,7 +103,7 @@ def test_the_loss_is_the_mean_over_all_tokens():
 def test_a_batch_without_weight_has_no_loss_and_no_gradient():
     data = batch()
     before = initial()
-    state, metrics = trained(count=1, data=data._replace(weights=np.zeros_like(data.weights)))
+    state, metrics = trained(count=1, data=replace(data, weights=np.zeros_like(data.weights)))
     assert metrics.loss == 0 and metrics.gradient_norm == 0 and state.step == 1
     decay = 1 - 0.1  # decay is not part of the gradient: at the first learning rate, 1, it is the whole update
     np.testing.assert_allclose(state.params["embedding"], decay * before.params["embedding"], rtol=1e-6)

@@ -6,7 +6,6 @@ up: in causal rows half of all blocks, in packed rows all between documents.
 """
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,32 +15,40 @@ from jaxtyping import Array, Float, Int
 
 from research.models import platform
 from research.models.kernels import splash_kernels
+from research.models.kernels.bias import RelativeBias
+from research.models.kernels.intervals import Intervals
 from research.models.kernels.splash_kernels import Tiles
 
 BLOCKS = (1024, 512, 256, 128)  # queries and keys of a block, the best first
 COMPUTE = 256  # keys whose scores exist at once in the backward kernel, and are one product in both
 PADDING = 1 / 8  # of a length, that may be added for the sake of larger blocks
+SHORTEST = 64  # queries that are worth a kernel: decoding has one
 KEPT = 8 * 2**20  # bytes of on-chip memory for the gradients of a group of heads' queries
+
+
+def fits(query: Array, bias: RelativeBias | None) -> bool:
+    """Whether splash computes this, and is worth it."""
+    return bias is None and query.shape[1] >= SHORTEST
 
 
 def attend(
     query: Float[Array, "batch queries heads head"],
     key: Float[Array, "batch keys kv_heads head"],
     value: Float[Array, "batch keys kv_heads head"],
-    seen: Any,
+    intervals: Intervals,
     scale: float,
-    bias: None = None,
+    bias: RelativeBias | None,
 ) -> Float[Array, "batch queries heads head"]:
-    """Softmax attention over the keys that each query sees. A query that sees none gives zeros.
+    """As `plain.attend`, except that a query that sees no key gives zeros, and that there can be no bias.
 
     What the backward pass needs of the forward kernel is named "attention" (`jax.checkpoint_policies`). On platforms
     other than TPUs the kernels are interpreted, which is slow.
     """
     assert bias is None
     queries, keys = _block(query.shape[1]), _block(key.shape[1])
-    share = (1 + min(1, keys / key.shape[1])) / 2 if seen.causal else 1.0
+    share = (1 + min(1, keys / key.shape[1])) / 2 if intervals.causal else 1.0
     tiles = Tiles(queries, keys, min(COMPUTE, keys), share, platform.current() != "tpu")
-    rows = [seen.start, seen.end, *(seen.trunk or ())]
+    rows = [intervals.start, intervals.end, *(intervals.shared_prefix or ())]
     spans = jnp.stack([_padded(row, queries) for row in rows], axis=1).astype(jnp.int32)
 
     def by_heads(x: Array, block: int) -> Array:

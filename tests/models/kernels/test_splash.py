@@ -7,9 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.models import attention
-from research.models.attention import Visible
-from research.models.kernels import splash
+from research.models.kernels import Intervals, intervals, plain, splash
 from tests.models.tiny import batch, example
 
 
@@ -23,7 +21,7 @@ def arrays(shape, dtype=np.float32):
 
 def attended(attend, seen, query, key, value, gradient):
     """The output and the three gradients, where queries that see nothing count nothing."""
-    some = jnp.any(attention.mask(seen, key.shape[1]), axis=-1)[..., None, None]
+    some = jnp.any(intervals.mask(seen, key.shape[1]), axis=-1)[..., None, None]
 
     def loss(query, key, value):
         out = jnp.where(some, attend(query, key, value, seen), 0)
@@ -31,10 +29,6 @@ def attended(attend, seen, query, key, value, gradient):
 
     (_, out), gradients = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(query, key, value)
     return out, *gradients
-
-
-def plain(query, key, value, seen):
-    return attention.attend(query, key, value, seen, 0.3, None, "plain")
 
 
 def assert_alike(seen, inputs, tolerance):
@@ -69,13 +63,13 @@ SHAPES = {
     ("dtype", "tolerance"), [(np.float32, 1e-5), (jnp.bfloat16, 0.06)], ids=["float32", "bfloat16"]
 )
 def test_any_interval(shape, dtype, tolerance):
-    assert_alike(Visible(*random_intervals(1, *shape[:3])), arrays(shape, dtype), tolerance)
+    assert_alike(Intervals(*random_intervals(1, *shape[:3])), arrays(shape, dtype), tolerance)
 
 
 def test_a_second_interval_for_shared_prefixes():
     shape = SHAPES["grouped, blocks that are not full"]
     own, shared = random_intervals(2, *shape[:3]), random_intervals(3, *shape[:3])
-    assert_alike(Visible(*own, shared), arrays(shape), 1e-5)
+    assert_alike(Intervals(*own, shared), arrays(shape), 1e-5)
 
 
 @pytest.mark.parametrize("window", [None, 50])
@@ -85,16 +79,16 @@ def test_packed_rows(kinds, window):
     random = np.random.default_rng(0)
     packed = batch([[example(random, 180, kinds[0]), example(random, 97, kinds[1])]], 300)
     causal = kinds == ("causal", "causal")
-    seen = attention.visible(jnp.asarray(packed.segments), jnp.asarray(packed.levels), causal)
+    seen = intervals.from_segments(jnp.asarray(packed.segments), jnp.asarray(packed.levels), causal)
     if window:
-        seen = attention.within(seen, jnp.arange(300)[None], window)
+        seen = intervals.in_window(seen, jnp.arange(300)[None], window)
     assert_alike(seen, arrays((1, 300, 300, 2, 1, 8)), 1e-5)
 
 
 def test_a_query_that_sees_nothing_gives_zero_and_has_no_gradient():
     *inputs, gradient = arrays((1, 5, 5, 1, 1, 8))
-    seen = Visible(jnp.array([[0, 3, 0, 2, 5]]), jnp.array([[2, 3, 1, 5, 5]]))
-    out, back = jax.vjp(lambda *a: splash.attend(*a, seen, 1.0), *inputs)
+    seen = Intervals(jnp.array([[0, 3, 0, 2, 5]]), jnp.array([[2, 3, 1, 5, 5]]))
+    out, back = jax.vjp(lambda *a: splash.attend(*a, seen, 1.0, None), *inputs)
     empty = np.array([False, True, False, False, True])
     assert not np.any(out[0, empty]) and np.all(np.any(out[0, ~empty], axis=(1, 2)))
     assert not np.any(back(gradient)[0][0, empty])
@@ -106,7 +100,7 @@ def test_long_rows_take_their_gradients_in_parts(monkeypatch):
     monkeypatch.setattr(splash, "BLOCKS", (128,))
     shape = (1, 390, 390, 2, 1, 8)
     assert splash._chunks(splash.Tiles(128, 128, 128, 1.0, True), jnp.zeros((1, 2, 512, 8)), 1) == 4
-    assert_alike(Visible(*random_intervals(4, *shape[:3])), arrays(shape), 1e-5)
+    assert_alike(Intervals(*random_intervals(4, *shape[:3])), arrays(shape), 1e-5)
 
 
 @pytest.mark.parametrize("length", [1, 100, 128, 900, 1024, 1100, 4096, 5000, 32_768, 131_072])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from research import models
-from research.models import Visible
+from research.models import Intervals
 from tests.models.tiny import POSITIONS, batch, example, hidden, model, parameters
 
 LENGTH, SOURCE, PROMPT = 16, 8, 9
@@ -37,13 +37,13 @@ def test_cached_decoding_is_the_whole_forward_pass(encoder_depth, positions, kin
         if not encoder_depth:
             return None
         ends = jnp.broadcast_to(jnp.array(sources)[:, None], (3, queries))
-        return encoded, Visible(jnp.zeros_like(ends), ends)
+        return encoded, Intervals(jnp.zeros_like(ends), ends)
 
     # the prompts at once, in one shape: what is beyond their ends is garbage that nothing may see
     slots = jnp.broadcast_to(jnp.arange(PROMPT), (3, PROMPT))
     inside = slots < PROMPTS[:, None]
     tokens = jnp.where(inside, packed.tokens[:, :PROMPT], 63)
-    seen = Visible(jnp.zeros_like(slots), jnp.maximum(slots + 1, prefixes[:, None]))
+    seen = Intervals(jnp.zeros_like(slots), jnp.maximum(slots + 1, prefixes[:, None]))
     encoded = encode(config, params, packed.source) if encoder_depth else None
     cache = models.empty_cache(config, 3, LENGTH + 3)
     features, cache = decode(config, params, tokens, slots, seen, cache, source(PROMPT, encoded))
@@ -54,7 +54,7 @@ def test_cached_decoding_is_the_whole_forward_pass(encoder_depth, positions, kin
     for step in range(LENGTH - PROMPT):
         place = PROMPTS[:, None] + step
         tokens = np.take_along_axis(packed.tokens, place, axis=1)
-        seen = Visible(jnp.zeros_like(place), jnp.asarray(place + 1))
+        seen = Intervals(jnp.zeros_like(place), jnp.asarray(place + 1))
         features, cache = decode(config, params, tokens, place, seen, cache, source(1, None))
         for row, end in enumerate(PROMPTS):
             np.testing.assert_allclose(features[row, 0], expected[row, end + step], rtol=1e-4, atol=1e-4)

@@ -9,8 +9,11 @@ import pytest
 
 from research import models
 from research.config import replace_fields
-from research.models import attention, positions
-from research.models.transformer import Block, Context, Norm
+from research.models import rope
+from research.models.attention import Context
+from research.models.block import Block
+from research.models.kernels import intervals
+from research.models.norm import Norm
 from tests.models.tiny import hidden, model, parameters, random_batch
 
 LENGTH = 12
@@ -42,14 +45,14 @@ def test_scanned_is_a_python_loop():
     params = parameters(CONFIG)
     stack = params["decoder"]
     place = jnp.asarray(BATCH.positions)
-    frequencies = positions.frequencies(CONFIG.attention.head_width, CONFIG.positions.theta, None)
-    seen = attention.visible(jnp.asarray(BATCH.segments), jnp.asarray(BATCH.levels))
-    context = Context(seen, positions.rotation(place, frequencies))
+    frequencies = rope.frequencies(CONFIG.attention.head_width, CONFIG.positions.theta, None)
+    seen = intervals.from_segments(jnp.asarray(BATCH.segments), jnp.asarray(BATCH.levels))
+    context = Context(seen, rope.rope(place, frequencies))
     x = params["embedding"][BATCH.tokens]
     for layer in range(CONFIG.depth):
         weights = jax.tree.map(lambda stacked, layer=layer: stacked[layer], stack["layers"])
         x, _ = Block(CONFIG).apply({"params": weights}, x, context, None)
-    x = Norm(CONFIG).apply({"params": stack["norm"]}, x)
+    x = Norm(CONFIG.norm).apply({"params": stack["norm"]}, x)
     np.testing.assert_allclose(hidden(CONFIG, params, BATCH), x, rtol=1e-4, atol=1e-4)
 
 
@@ -71,10 +74,10 @@ def test_inside_shows_the_attention_and_the_residual_stream_of_each_layer():
     shown = jax.jit(models.inside, static_argnums=0)(CONFIG, params, BATCH)["decoder"]["layers"]
     weights, residual = shown["attention"]["attention"], shown["residual"]
     assert weights.shape == (4, 2, CONFIG.attention.heads, LENGTH, LENGTH)
-    seen = attention.visible(jnp.asarray(BATCH.segments), jnp.asarray(BATCH.levels))
-    unseen = ~np.broadcast_to(np.asarray(attention.mask(seen, LENGTH))[:, None], weights.shape[1:])
+    seen = intervals.from_segments(jnp.asarray(BATCH.segments), jnp.asarray(BATCH.levels))
+    unseen = ~np.broadcast_to(np.asarray(intervals.mask(seen, LENGTH))[:, None], weights.shape[1:])
     assert all((np.asarray(layer)[unseen] == 0).all() for layer in weights)
-    final = Norm(CONFIG).apply({"params": params["decoder"]["norm"]}, residual[-1])
+    final = Norm(CONFIG.norm).apply({"params": params["decoder"]["norm"]}, residual[-1])
     np.testing.assert_allclose(final, hidden(CONFIG, params, BATCH), rtol=1e-5, atol=1e-5)
 
 
@@ -84,10 +87,10 @@ def test_windows_narrow_the_layers_between_global_ones():
     weights = jax.jit(models.inside, static_argnums=0)(config, params, BATCH)["decoder"]["layers"]["attention"][
         "attention"
     ]
-    seen = attention.visible(jnp.asarray(BATCH.segments), jnp.asarray(BATCH.levels))
-    near = attention.within(seen, jnp.arange(LENGTH)[None], 2)
+    seen = intervals.from_segments(jnp.asarray(BATCH.segments), jnp.asarray(BATCH.levels))
+    near = intervals.in_window(seen, jnp.arange(LENGTH)[None], 2)
     for layer, visible in enumerate((seen, near, seen, near)):
-        expected = np.broadcast_to(np.asarray(attention.mask(visible, LENGTH))[:, None], weights.shape[1:])
+        expected = np.broadcast_to(np.asarray(intervals.mask(visible, LENGTH))[:, None], weights.shape[1:])
         np.testing.assert_array_equal(np.asarray(weights[layer]) > 0, expected)
 
 
