@@ -82,4 +82,4 @@ def test_an_early_and_a_late_part_for_each(devices):
         for here, there in moves:
             held[there].append(2 * here + number)
     assert [sum(parts) for parts in held] == [2 * devices - 1] * devices
-    assert sorted(sum(held, [])) == list(range(2 * devices))
+    assert sorted(part for parts in held for part in parts) == list(range(2 * devices))

@@ -22,8 +22,8 @@ def attend(
     scale: float,
     bias: RelativeBias | None,
 ) -> Float[Array, "batch queries heads head"]:
-    """As `plain.attend`, which it is in short rows whose intervals are not known to be causal. If they are, there are as
-    many queries as keys."""
+    """As `plain.attend`, which it is in short rows whose intervals are not known to be causal. If they are, there are
+    as many queries as keys."""
     if min(query.shape[1], key.shape[1]) > LONGEST and (bias is not None or not intervals.causal):
         return scanned.attend(query, key, value, intervals, scale, bias)
     if not intervals.causal:
