@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cattrs
 import numpy as np
@@ -22,6 +22,10 @@ from research.planning import counting, hlo
 from research.planning.chips import Topology
 from research.planning.counting import Piece
 from research.runtime import xla_flags
+
+if TYPE_CHECKING:  # the command itself needs no JAX
+    from research.objectives.batch import Batch
+    from research.runs.loop import CompiledSteps
 
 MARK = "planned: "  # begins the line with the result, among whatever else compilers print
 
@@ -109,21 +113,28 @@ def main() -> None:
     print(MARK + json.dumps(answer), flush=True)
 
 
-def _compile(experiment: Experiment, topology: Topology) -> Compiled:
-    import jax
-
+def step_and_batch(experiment: Experiment, topology: Topology) -> tuple["CompiledSteps", "Batch"]:
+    """The training step of a resolved experiment for the topology's devices, and the shapes of its batch. In a process
+    with `_environment`."""
     from research import objectives, sharding
-    from research.planning import memory
     from research.runs import loop
 
     if experiment.model.attention.implementation == "cudnn":  # only a GPU can compile it
         experiment = replace(experiment, model=replace_fields(experiment.model, {"attention.implementation": "blocks"}))
-    devices = _devices(topology)
-    programs = loop.compiled_steps(experiment, devices)
-    layout, data = programs.layout, experiment.data
+    programs = loop.compiled_steps(experiment, _devices(topology))
+    data = experiment.data
     source = (data.source_length or data.length) if experiment.model.encoder_depth else None
     causal = objectives.causal_only(experiment.objectives, experiment.model.encoder_depth > 0)
-    batch = sharding.abstract_batch(layout, data.batch, data.length, source, causal)
+    return programs, sharding.abstract_batch(programs.layout, data.batch, data.length, source, causal)
+
+
+def _compile(experiment: Experiment, topology: Topology) -> Compiled:
+    import jax
+
+    from research.planning import memory
+
+    programs, batch = step_and_batch(experiment, topology)
+    layout = programs.layout
     parameters, optimizer = (
         memory.per_device(part) for part in (programs.state.params, programs.state.optimizer_state)
     )
