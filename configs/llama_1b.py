@@ -28,7 +28,7 @@ def get_config() -> Experiment:
         ),
         optimizer=Optimizer(learning_rate=3e-4),
         schedule=Schedule(steps=24_000, warmup=1000),
-        mesh=Mesh(data=1, fsdp=-1),
-        step=Step(accumulation=32, compute_dtype="bfloat16"),
+        mesh=Mesh(data=-1, fsdp=4),
+        step=Step(accumulation=16, compute_dtype="bfloat16"),
         evaluation=Evaluation(every=500, batches=4),
     )

@@ -16,7 +16,7 @@ from research.models import families
 
 def get_config() -> Experiment:
     return Experiment(
-        model=replace(families.llama("70b"), remat="full"),
+        model=replace(families.llama("70b"), remat="attention_mlp"),
         objectives=(Causal(),),
         data=Data(
             source="jsonl:corpus/*.jsonl#text",
@@ -28,7 +28,7 @@ def get_config() -> Experiment:
         ),
         optimizer=Optimizer(learning_rate=1.5e-4),
         schedule=Schedule(steps=334_000, warmup=2000),
-        mesh=Mesh(data=1, fsdp=-1),
+        mesh=Mesh(data=-1, fsdp=64),
         step=Step(accumulation=2, compute_dtype="bfloat16"),
         evaluation=Evaluation(every=1000, batches=4),
     )

@@ -16,7 +16,7 @@ from research.models import families
 
 def get_config() -> Experiment:
     return Experiment(
-        model=replace(families.llama("8b"), remat="full"),
+        model=replace(families.llama("8b"), remat="dots"),
         objectives=(Causal(),),
         data=Data(
             source="jsonl:corpus/*.jsonl#text",
@@ -28,7 +28,7 @@ def get_config() -> Experiment:
         ),
         optimizer=Optimizer(learning_rate=3e-4),
         schedule=Schedule(steps=76_000, warmup=2000),
-        mesh=Mesh(data=1, fsdp=-1),
+        mesh=Mesh(data=-1, fsdp=16),
         step=Step(accumulation=8, compute_dtype="bfloat16"),
         evaluation=Evaluation(every=1000, batches=4),
     )

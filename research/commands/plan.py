@@ -1,5 +1,5 @@
-"""The command `plan CONFIG --topology v5p:8x8x8 [--slices N] [--alternatives N] [--FIELD VALUE …]`: whether a run fits
-accelerators that need not be there, how fast it would be, and what bounds it.
+"""The command `plan CONFIG --topology v5p:8x8x8 [--slices N] [--alternatives N] [--write FILE] [--FIELD VALUE …]`:
+whether a run fits accelerators that need not be there, how fast it would be, what bounds it, and what would be faster.
 """
 
 import sys
@@ -14,7 +14,7 @@ from research import config
 from research.commands import command_line
 from research.config import Experiment, config_file, validation
 from research.errors import InputError
-from research.planning import candidates, chips, compiling, plan_table
+from research.planning import candidates, chips, compiling, plan_table, planned_config
 from research.planning.chips import GIB, Topology
 from research.planning.plan_table import Tried
 
@@ -28,6 +28,7 @@ class _Planning:
     topology: str = ""  # v4:2x2x4, v5p:8x8x8, v5e:16x16, v6e:16x16, h100:8, h200:1: the chips of one slice or node
     slices: int = 1  # slices of a TPU, or nodes of GPUs, joined by the data centre's network
     alternatives: int = 3  # how many other meshes, microbatches and ways of recomputation are compiled too
+    write: Path | None = None  # a new config file beside CONFIG, which is CONFIG as it was fastest
 
 
 def main(arguments: list[str]) -> None:
@@ -39,11 +40,21 @@ def main(arguments: list[str]) -> None:
     )
     if not chosen.topology:
         raise InputError("plan needs --topology, as in --topology v5p:4x4x4 or --topology h100:8")
-    sys.exit(plan(chosen.experiment, chips.topology(chosen.topology, chosen.slices), chosen.alternatives, Console()))
+    topology, console = chips.topology(chosen.topology, chosen.slices), Console()
+    if chosen.write is not None:
+        planned_config.check(Path(name or ""), chosen.write)
+    best, code = plan(chosen.experiment, topology, chosen.alternatives, console)
+    if chosen.write is not None and best is not None:
+        planned_config.write(
+            Path(name or ""), chosen.write, config_file.read(Path(name or "")), chosen.experiment, best
+        )
+        console.print(f"written: {chosen.write}", highlight=False)
+    sys.exit(code)
 
 
-def plan(experiment: Experiment, topology: Topology, count: int, console: Console) -> int:
-    """Prints a plan with `count` alternatives. Returns 0 if the experiment fits as it is configured, else 1.
+def plan(experiment: Experiment, topology: Topology, count: int, console: Console) -> tuple[Tried | None, int]:
+    """Prints a plan with `count` alternatives. Returns the fastest that fits, if any does, and 0 if the experiment fits
+    as it is configured, else 1.
 
     Raises:
       InputError: if the experiment cannot run, or not on so many chips.
@@ -55,11 +66,11 @@ def plan(experiment: Experiment, topology: Topology, count: int, console: Consol
     chosen = plan_table.best(tried)
     plan_table.show(console, tried, chosen)
     if tried[0].fits:
-        return 0
+        return chosen, 0
     need, there = tried[0].compiled.total / GIB, topology.chip.memory / GIB
     would = f"this would: {chosen.options}" if chosen else "nor does anything that was tried; more chips might"
     console.print(f"does not fit: {need:,.1f} GiB are needed on a chip that has {there:,.1f}; {would}", highlight=False)
-    return 1
+    return chosen, 1
 
 
 def _resolved(experiment: Experiment) -> Experiment:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-Implementation = Literal["auto", "plain", "blocks", "cudnn"]
+Implementation = Literal["auto", "plain", "blocks", "scanned", "cudnn", "splash"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Attention:
     window: int = 0  # a local layer sees this many positions to each side; 0: no layer is local
     global_every: int = 1  # with a window: every n-th layer, beginning with the first, is global (ModernBERT: 3)
     dropout: float = 0.0  # rate on the attention probabilities; above 0, training needs the plain implementation
-    # auto: the fastest that is right for the platform; plain: the reference; blocks: plain that saves what is causal
+    # auto: the fastest that is right for the platform; plain: the reference; blocks: plain that saves what is causal;
+    # scanned: plain, one block of queries after another; splash: on TPUs; cudnn: on NVIDIA GPUs
     implementation: Implementation = "auto"
 
 
@@ -121,7 +122,10 @@ class Model:
     # of the layers' kernels; below 32 they are integers in scaled blocks, and need adapters
     quantization_bits: Literal[32, 8, 4] = 32
     unroll: int = 1  # layers per iteration of the loop over layers: 1 compiles fastest, depth can run fastest
-    remat: Literal["none", "dots", "full"] = "none"  # keep every activation, only matrix products, or only layer inputs
+    # what is kept of a layer for the backward pass. none: everything; dots: matrix products and attention;
+    # attention_mlp: attention and the input of the MLP; attention: attention and the layer's input; full: the layer's
+    # input alone; offload: as attention_mlp, but in the host's memory
+    remat: Literal["none", "dots", "attention_mlp", "attention", "full", "offload"] = "none"
 
     @property
     def has_dropout(self) -> bool:

@@ -102,6 +102,11 @@ def _wrong_together(experiment: Experiment) -> list[str]:
             "cudnn computes in 16 bits; set step.compute_dtype to bfloat16",
         ),
         (
+            attention.implementation != "splash" or positions.kind != "relative",
+            "model.attention.implementation",
+            "splash has no relative bias; auto and scanned have",
+        ),
+        (
             attention.dropout == 0 or attention.implementation in ("auto", "plain"),
             "model.attention.dropout",
             f"{attention.dropout} needs model.attention.implementation auto or plain, not {attention.implementation}",

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from research.config import Model
@@ -72,6 +73,7 @@ class Block(nn.Module):
             layers["cross_attention"] = attend("cross_attention", cross=True)
         layers["mlp"] = MLP(self.config, name="mlp")
         for name, layer in layers.items():
+            x = checkpoint_name(x, "layer_input" if name == "attention" else f"{name}_input")
             x, loss = self._residual(x, name, layer, layer_type.skip_norm if name == "attention" else None)
             losses.append(loss)
         self.sow("intermediates", "residual", x)

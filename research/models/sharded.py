@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import flax.linen as nn
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from research.models import kernels
+from research.models import balance, kernels
 from research.models.kernels import Implementation, Intervals, RelativeBias
 
 Result = TypeVar("Result")
@@ -20,8 +21,13 @@ Names = tuple[str | None, ...]
 
 def extent(name: str) -> int:
     """Into how many parts a logical axis is split."""
-    mesh, spec = jax.sharding.get_abstract_mesh(), _spec((name,))
-    return math.prod(mesh.shape[axis] for axis in jax.tree.leaves(tuple(spec)))
+    mesh = jax.sharding.get_abstract_mesh()
+    return math.prod(mesh.shape[axis] for axis in mesh_axes(name))
+
+
+def mesh_axes(name: str) -> tuple[str, ...]:
+    """The axes of the mesh over which a logical axis is split."""
+    return tuple(jax.tree.leaves(tuple(_spec((name,)))))
 
 
 def shard_map(function: Callable[..., Result], inputs: Sequence[Any], output: Names) -> Callable[..., Result]:
@@ -45,9 +51,14 @@ def attend(
 ) -> Float[Array, "batch queries heads head"]:
     """`kernels.attend` on each device for its own rows, queries and heads. Where the length is split, it gathers all
     keys and values of its rows and heads first (context parallelism as in Llama 3, section 3.3.2): the intervals of its
-    queries are in numbers of the whole row, so the one rule needs no change."""
-    if extent("length") > 1:
-        intervals = replace(intervals, causal=False)  # a device's first query is not the row's first
+    queries are in numbers of the whole row, so the one rule needs no change. Where splash then reads causal rows, each
+    device takes an early and a late part of each (`balance`)."""
+    balanced, length = False, extent("length")
+    if implementation == "auto":
+        implementation = kernels.fastest(query, intervals, bias)
+    if length > 1:
+        balanced = implementation == "splash" and intervals.causal and query.shape[1] // length % 2 == 0
+        intervals = replace(intervals, causal=balanced)  # else a device's first query is not the row's first
     parts = extent("heads")
     if extent("kv_heads") != parts:  # then no device has all key heads that it needs alone: copies, as few as will do
         copies = math.lcm(parts, key.shape[2]) // key.shape[2]
@@ -60,7 +71,11 @@ def attend(
         biases = replace(tree, table=(None, "heads"), index=(rows, "length"))
 
     def local(query: Array, key: Array, value: Array, intervals: Intervals, bias: RelativeBias | None) -> Array:
-        return kernels.attend(query, key, value, intervals, scale, bias, implementation)
+        if not balanced:
+            return kernels.attend(query, key, value, intervals, scale, bias, implementation)
+        axes = mesh_axes("length")
+        query, intervals = jax.tree.map(partial(balance.exchange, axes), (query, intervals))
+        return balance.exchange_back(axes, kernels.attend(query, key, value, intervals, scale, bias, implementation))
 
     split = shard_map(local, (queries, keys, keys, ("batch", "length"), biases), queries)
     return split(query, key, value, intervals, bias)

@@ -1,12 +1,12 @@
 """The blocks of a decoder or an encoder, looped over."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from research.config import Model
+from research.models import remat
 from research.models.attention import Cache, Context
 from research.models.block import Auxiliary, Block, LayerType
 from research.models.kernels import RelativeBias
@@ -36,8 +36,7 @@ class Stack(nn.Module):
             context = context._replace(bias=self._relative_bias(index))
         block = Block
         if config.remat != "none":
-            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if config.remat == "dots" else None
-            block = nn.remat(Block, policy=policy, prevent_cse=False)
+            block = nn.remat(Block, policy=remat.policy(config.remat), prevent_cse=False)
         layers = nn.scan(
             block,
             variable_axes={"params": 0, "intermediates": 0},

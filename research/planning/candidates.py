@@ -10,12 +10,16 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from research.config import Experiment, Model
+from research.objectives import causal_only
 from research.planning.chips import LINK_SHARE, Topology
 from research.planning.compiling import Compiled
 from research.training.flops import train_flops
 
-REMATS: tuple[Literal["none", "dots", "full"], ...] = ("none", "dots", "full")
-RECOMPUTED = {"none": 0.0, "dots": 0.05, "full": 1 / 3}  # of the FLOPs of a step, done once more
+Remat = Literal["none", "dots", "attention_mlp", "attention", "full"]
+REMATS: tuple[Remat, ...] = ("none", "dots", "attention_mlp", "attention", "full")
+# of the FLOPs of a step, done once more
+RECOMPUTED = {"none": 0.0, "dots": 0.02, "attention_mlp": 0.26, "attention": 0.29, "full": 1 / 3, "offload": 0.26}
+REACHED = 0.85  # of a chip's peak, by the products of a step and what is fused with them
 ROOM = 0.9  # of a chip's memory that a rough estimate may fill
 
 
@@ -80,7 +84,9 @@ def rough(experiment: Experiment, topology: Topology, parameters: int) -> Rough:
     micro = data.batch // step.accumulation // (mesh.data * mesh.fsdp)
     tokens = micro * data.length // mesh.context
     layers = model.depth + model.encoder_depth
-    kept = {remat: tokens * _kept(model, data.length, remat, mesh.tensor) for remat in REMATS}
+    kept, whole_layer = (
+        tokens * _kept(model, data.length, remat, mesh.tensor, topology.tpu) for remat in (model.remat, "none")
+    )
     logits = 2 * 4 * min(tokens, step.loss_chunk) * model.vocabulary / mesh.tensor
     state = parameters / shard * 12  # masters and two moments
     gradients = parameters / shard * (4 + width)  # and the copy that is differentiated
@@ -88,35 +94,52 @@ def rough(experiment: Experiment, topology: Topology, parameters: int) -> Rough:
     gathered = (
         parameters / mesh.tensor / (layers + 2) * 2 * width + 3 * 4 * model.width * model.vocabulary / mesh.tensor
     )
-    temporary = gradients + gathered + layers * kept[model.remat] + kept["none"] + logits
+    temporary = gradients + gathered + layers * kept + whole_layer + logits
 
-    work = data.batch * train_flops(model, data) * (1 + RECOMPUTED[model.remat]) / topology.chips / chip.flops
-    scores = (
-        40 * tokens * data.length * model.attention.heads / mesh.tensor * layers * step.accumulation / chip.bandwidth
-    )
+    recomputed = 1 + RECOMPUTED[model.remat]
+    causal = topology.tpu and causal_only(experiment.objectives, model.encoder_depth > 0)
+    work = data.batch * train_flops(model, data, causal) * recomputed / topology.chips / chip.flops / REACHED
+    if not topology.tpu:  # passes over the scores of plain attention
+        work += (
+            40
+            * tokens
+            * data.length
+            * model.attention.heads
+            / mesh.tensor
+            * layers
+            * step.accumulation
+            / chip.bandwidth
+        )
     speed = chip.link * LINK_SHARE * max(1, 2 * chip.dimensions)
-    passes = 3 if model.remat == "full" else 2
-    weights = step.accumulation * parameters / mesh.tensor * width * (passes + 1) * (mesh.fsdp - 1) / mesh.fsdp
-    sums = step.accumulation * 4 * parameters / shard * 2 * (mesh.data * mesh.context > 1)
+    passes = 3 if model.remat not in ("none", "dots") else 2
+    weights = step.accumulation * parameters / mesh.tensor * width * (mesh.fsdp - 1) / mesh.fsdp
+    sums = step.accumulation * (
+        weights / step.accumulation + 4 * parameters / shard * 2 * (mesh.data * mesh.context > 1)
+    )
     keys = 2 * model.attention.kv_heads * model.attention.head_width / mesh.tensor * width * tokens * (mesh.context - 1)
     gathers = step.accumulation * layers * passes * keys
     stream = step.accumulation * layers * 4 * passes * tokens * model.width * width * (mesh.tensor > 1)
     across = 4 * parameters / shard * 2 / chip.network * (topology.slices > 1)
-    return Rough(state, temporary, work / 0.7 + scores + (weights + sums + gathers + stream) / speed + across)
+    # gathered weights arrive beside the work, unless the group that gathers them is the whole of a 3-D torus: that
+    # compiles to all-reduces, which nothing hides
+    whole = chip.dimensions == 3 and mesh.fsdp == math.prod(topology.shape)
+    gathered_in, exposed = passes * weights / speed, (sums + gathers + stream) / speed + across
+    seconds = work + 2 * gathered_in + exposed if whole else max(work, gathered_in) + exposed
+    return Rough(state, temporary, seconds)
 
 
-def _kept(model: Model, length: int, remat: str, tensor: int) -> float:
+def _kept(model: Model, length: int, remat: str, tensor: int, kernel: bool) -> float:
     """Bytes per token and layer, of 2 bytes an element, that are kept for the backward pass."""
-    if remat == "full":
+    attention = 2 * model.attention.heads * model.attention.head_width / tensor
+    if remat in ("full", "offload"):
         return 2 * model.width
-    products = (
-        2 * model.width * 2
-        + 2 * (model.attention.heads + 2 * model.attention.kv_heads) * model.attention.head_width / tensor
-    )
+    if remat in ("attention", "attention_mlp"):
+        return 2 * model.width * (2 if remat == "attention_mlp" else 1) + attention
+    products = 2 * model.width * 2 + attention + 4 * model.attention.kv_heads * model.attention.head_width / tensor
     products += 2 * model.mlp.width * (2 if model.mlp.gated else 1) / tensor
     if remat == "dots":
-        return products + 2 * model.width
-    return 2 * products + 8 * model.width + 10 * length * model.attention.heads / tensor
+        return products + attention + 2 * model.width
+    return 2 * products + 8 * model.width + (0 if kernel else 10 * length * model.attention.heads / tensor)
 
 
 def _divisors(number: int) -> list[int]:

@@ -33,6 +33,7 @@ class Chip:
     wraps: int = 0  # a dimension closes to a ring if it is a multiple of so many chips
     clock: float = 0.0  # of the compiler's cycles
     config: str = ""  # the compiler's name of how a chip's cores are used, where there is a choice
+    kernel: float = 0.65  # of `flops` that attention kernels reach with heads of 128, as their schedules have it
 
 
 CHIPS = {
@@ -41,7 +42,7 @@ CHIPS = {
         Chip("v4", PEAKS["v4"], 30.75 * GIB, 1.2e12, 50e9, 6.25e9, 4, 3, 4, 1.05e9, "megacore"),
         Chip("v5e", PEAKS["v5e"], 15.75 * GIB, 0.82e12, 50e9, 3.125e9, 4, 2, 16, 1.5e9),
         Chip("v5p", PEAKS["v5p"], 95.74 * GIB, 2.765e12, 100e9, 6.25e9, 4, 3, 4, 1.75e9),
-        Chip("v6e", PEAKS["v6e"], 31.25 * GIB, 1.6e12, 100e9, 12.5e9, 4, 2, 16, 1.75e9),
+        Chip("v6e", PEAKS["v6e"], 31.25 * GIB, 1.6e12, 100e9, 12.5e9, 4, 2, 16, 1.75e9, kernel=0.35),
         Chip("h100", PEAKS["h100"], 0.9 * 80e9, 3.35e12, 450e9, 50e9, 8, 0),
         Chip("h200", PEAKS["h200"], 0.9 * 141e9, 4.8e12, 450e9, 50e9, 8, 0),
         Chip("cpu", 50e9, math.inf, 20e9, 10e9, 1e9, 1, 0),  # any machine: bytes are exact, speeds only nominal

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cattrs
 import numpy as np
@@ -22,6 +22,10 @@ from research.planning import counting, hlo
 from research.planning.chips import Topology
 from research.planning.counting import Piece
 from research.runtime import xla_flags
+
+if TYPE_CHECKING:  # the command itself needs no JAX
+    from research.objectives.batch import Batch
+    from research.training.compiled_steps import CompiledSteps
 
 MARK = "planned: "  # begins the line with the result, among whatever else compilers print
 
@@ -39,6 +43,7 @@ class Traffic:
     slices: int  # slices that a group spans
     links: float  # that a device uses at once, in units of one link in one direction; contention is in it
     hops: float  # between the most distant members within a slice
+    beside: Piece | None = None  # local work that the schedule has while it runs, once; None: as much as it takes
 
 
 @dataclass(frozen=True)
@@ -108,21 +113,28 @@ def main() -> None:
     print(MARK + json.dumps(answer), flush=True)
 
 
-def _compile(experiment: Experiment, topology: Topology) -> Compiled:
-    import jax
-
+def step_and_batch(experiment: Experiment, topology: Topology) -> tuple["CompiledSteps", "Batch"]:
+    """The training step of a resolved experiment for the topology's devices, and the shapes of its batch. In a process
+    with `_environment`."""
     from research import objectives, sharding
-    from research.planning import memory
     from research.training.compiled_steps import compiled_steps
 
     if experiment.model.attention.implementation == "cudnn":  # only a GPU can compile it
         experiment = replace(experiment, model=replace_fields(experiment.model, {"attention.implementation": "blocks"}))
-    devices = _devices(topology)
-    programs = compiled_steps(experiment, devices)
-    layout, data = programs.layout, experiment.data
+    programs = compiled_steps(experiment, _devices(topology))
+    data = experiment.data
     source = (data.source_length or data.length) if experiment.model.encoder_depth else None
     causal = objectives.causal_only(experiment.objectives, experiment.model.encoder_depth > 0)
-    batch = sharding.abstract_batch(layout, data.batch, data.length, source, causal)
+    return programs, sharding.abstract_batch(programs.layout, data.batch, data.length, source, causal)
+
+
+def _compile(experiment: Experiment, topology: Topology) -> Compiled:
+    import jax
+
+    from research.planning import memory
+
+    programs, batch = step_and_batch(experiment, topology)
+    layout = programs.layout
     parameters, optimizer = (
         memory.per_device(part) for part in (programs.state.params, programs.state.optimizer_state)
     )
@@ -186,11 +198,11 @@ def _devices(topology: Topology) -> list[Any]:
 
 def _merged(pieces: tuple[Piece, ...]) -> tuple[Piece, ...]:
     """Pieces that are alike as one."""
-    times: dict[tuple[float, float, float], float] = {}
+    times: dict[Piece, float] = {}
     for piece in pieces:
-        key = (piece.flops, piece.bytes, piece.cycles)
-        times[key] = times.get(key, 0) + piece.times
-    return tuple(Piece(*key, often) for key, often in times.items())
+        alike = replace(piece, times=0.0)
+        times[alike] = times.get(alike, 0) + piece.times
+    return tuple(replace(piece, times=often) for piece, often in times.items())
 
 
 def _traffic(collective: counting.Collective, mesh: Any, topology: Topology) -> Traffic:
@@ -202,7 +214,7 @@ def _traffic(collective: counting.Collective, mesh: Any, topology: Topology) -> 
     axes = tuple(name for name, varying in zip(mesh.axis_names, varies, strict=True) if varying)
     inside, slices, links, hops = way(_places(mesh, topology)[groups[0]], topology)
     common = collective.kind, axes, collective.bytes, collective.times, collective.overlapped
-    return Traffic(*common, inside, slices, links, hops)
+    return Traffic(*common, inside, slices, links, hops, collective.beside)
 
 
 def _places(mesh: Any, topology: Topology) -> np.ndarray:

@@ -8,12 +8,12 @@ writes in the large memory; of a stacked array of which it takes or changes one 
 import itertools
 import math
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from research.planning import hlo
+from research.planning import hlo, schedule
 from research.planning.hlo import ArrayShape, Computation, Instruction, Program
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
@@ -30,6 +30,7 @@ class Collective:
     members: np.ndarray  # [groups, members]; [pairs, 2] for a permutation
     times: float  # how often a step does it
     overlapped: bool  # starts and ends at different places of the schedule
+    beside: "Piece | None" = None  # all that the schedule has between these places, once; None: unknown
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Piece:
     bytes: float  # read from and written to the large memory
     cycles: float  # the compiler's own estimate; 0 where it gives none
     times: float  # how often a step runs it
+    head: int = 0  # width of an attention head, where it is a kernel of our own: no compiler looks into those
 
 
 @dataclass(frozen=True)
@@ -64,39 +66,46 @@ def count(program: Program, devices: int, slices: int = 1) -> Work:
     """Of one run of the program, compiled for so many devices in each of so many slices of a TPU. Its devices are those
     of one slice, and slices send each other what all of them reduce or gather."""
     pieces, collectives = [], []
-    for computation, instruction, times in _kernels(program, program.computations[program.entry], 1.0):
-        flops = 0.0
+    windows = {name: schedule.windows(program, each) for name, each in program.computations.items()}
+    for where, instruction, times in _kernels(program, program.entry, 1.0):
+        computation, flops = program.computations[where], 0.0
         for around, each, fused in _parts(program, computation, instruction):
             if each.opcode in ("dot", "convolution"):
                 flops += _flops(around, each)
             kind = each.opcode.removesuffix("-start")
             if kind in COLLECTIVES:
-                collectives.append(_collective(around, each, kind, times, fused, devices))
+                inside = windows[where].get(schedule.channel(each))
+                if inside is None:
+                    collectives.append(_collective(around, each, kind, times, fused, devices))
+                elif inside[0] == instruction.name:  # it is named once more wherever it goes on
+                    whole = _collective(around, each, kind, times, fused, devices)
+                    collectives.append(replace(whole, overlapped=True, beside=_beside(computation, inside)))
             elif each.opcode == "send" and (sent := _between(around, each, times, devices, slices)):
                 collectives.append(sent)
         if instruction.opcode in FREE or instruction.opcode.endswith("-done"):
             continue
-        estimated = re.search(r'"estimated_cycles":"(\d+)"', instruction.attributes)
+        if kernel := _kernel(instruction, times):
+            pieces.append(kernel)
+            continue
         moved = (
             0.0
             if instruction.opcode.removesuffix("-start") in COLLECTIVES
             else _moved(program, computation, instruction)
         )
-        pieces.append(Piece(flops, moved, float(estimated.group(1)) if estimated else 0.0, times))
+        pieces.append(Piece(flops, moved, _cycles(instruction), times))
     return Work(tuple(pieces), tuple(collectives))
 
 
-def _kernels(
-    program: Program, computation: Computation, times: float
-) -> Iterator[tuple[Computation, Instruction, float]]:
-    """Every instruction that runs by itself, with its computation, and how often. Of a conditional, every branch
+def _kernels(program: Program, where: str, times: float) -> Iterator[tuple[str, Instruction, float]]:
+    """Every instruction that runs by itself, with its computation's name, and how often. Of a conditional, every branch
     counts."""
+    computation = program.computations[where]
     for instruction in computation.values():
-        yield computation, instruction, times
+        yield where, instruction, times
         loop = instruction.opcode == "while"
         for name in _called(instruction):
             often = times * (hlo.trip_count(program, computation, instruction) if loop else 1)
-            yield from _kernels(program, program.computations[name], often)
+            yield from _kernels(program, name, often)
 
 
 def _called(instruction: Instruction) -> list[str]:
@@ -106,8 +115,6 @@ def _called(instruction: Instruction) -> list[str]:
             names = [instruction.called("body")]
         case "call":
             names = [instruction.called("to_apply")]
-        case "async-start":
-            names = [instruction.called("calls")]
         case "conditional":
             branches = re.search(r"branch_computations=\{([^}]*)\}", instruction.attributes)
             names = [instruction.called("true_computation"), instruction.called("false_computation")]
@@ -121,12 +128,33 @@ def _parts(
     program: Program, computation: Computation, instruction: Instruction, fused: bool = False
 ) -> Iterator[tuple[Computation, Instruction, bool]]:
     """An instruction, or those that are fused in it, with their computation, and whether they are."""
-    if instruction.opcode != "fusion":
+    if instruction.opcode not in ("fusion", "async-start"):
         yield computation, instruction, fused
         return
     inside = program.computations[instruction.called("calls") or ""]
     for each in inside.values():
-        yield from _parts(program, inside, each, True)
+        yield from _parts(program, inside, each, fused or instruction.opcode == "fusion")
+
+
+def _kernel(instruction: Instruction, times: float) -> Piece | None:
+    """A Pallas kernel, by the costs that it states itself: blocks that it is known to skip are not among them."""
+    stated = re.search(r'"cost_estimate":\{"flops":"(\d+)".*?"bytes_accessed":"(\d+)"', instruction.attributes)
+    if instruction.opcode != "custom-call" or stated is None:
+        return None
+    return Piece(float(stated.group(1)), float(stated.group(2)), 0.0, times, instruction.shapes[0].dims[-1])
+
+
+def _cycles(instruction: Instruction) -> float:
+    found = re.search(r'"estimated_cycles":"(\d+)"', instruction.attributes)
+    return float(found.group(1)) if found else 0.0
+
+
+def _beside(computation: Computation, names: Sequence[str]) -> Piece:
+    """The local work of these instructions, loops among them left out."""
+    each = [computation[name] for name in names]
+    kernels = [kernel for instruction in each if (kernel := _kernel(instruction, 1.0))]
+    head = max((kernel.head for kernel in kernels), default=0)
+    return Piece(sum(kernel.flops for kernel in kernels), 0.0, sum(map(_cycles, each)), 1.0, head)
 
 
 def _flops(computation: Computation, product: Instruction) -> float:

@@ -5,6 +5,7 @@ Only what counting needs. The grammar is that of `jax.stages.Compiled.as_text()`
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -88,7 +89,7 @@ def parse(text: str) -> Program:
     """Reads a whole module."""
     computations: dict[str, Computation] = {}
     entry, here = "", None
-    for line in text.splitlines():
+    for line in _lines(text):
         if here is None:
             if head := _HEAD.match(line):
                 here = computations.setdefault(head.group(2), {})
@@ -99,6 +100,22 @@ def parse(text: str) -> Program:
             instruction = _instruction(line[named.end() :], named.group(2), bool(named.group(1)))
             here[instruction.name] = instruction
     return Program(computations, entry)
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Lines, those joined over which an attribute of an instruction goes on, as a kernel's metadata does."""
+    lines = iter(text.splitlines())
+    for line in lines:
+        if line.endswith("{") and _NAME.match(line):
+            while _depth(line) > 0:
+                line += next(lines).strip()
+        yield line
+
+
+def _depth(line: str) -> int:
+    """Braces that are open at the end of a line, those in strings not counted."""
+    bare = re.sub(r'"(?:[^"\\]|\\.)*"', "", line)
+    return bare.count("{") - bare.count("}")
 
 
 def _instruction(rest: str, name: str, root: bool) -> Instruction:

@@ -1,14 +1,15 @@
 """From what a compiled step does on one device to how long it takes: the slowest of its parts, as far as they overlap.
 
-Local work: on a TPU what its compiler estimates in cycles, kernel by kernel, else the longer of a kernel's products at
-the peak and its bytes at the memory's speed. Collectives that the schedule starts and ends at different places run
-beside it, the others do not.
+Local work: on a TPU what its compiler estimates in cycles, fusion by fusion, else the longer of a kernel's products at
+a stated share of the peak and its bytes at the memory's speed. Collectives that the schedule starts and ends at
+different places run beside what it has between these, as long as that takes; the others do not.
 """
 
 from dataclasses import dataclass
 
-from research.planning.chips import HOP, LINK_SHARE, PRODUCT_SHARE, Topology
+from research.planning.chips import HOP, LINK_SHARE, PRODUCT_SHARE, Chip, Topology
 from research.planning.compiling import Compiled, Traffic
+from research.planning.counting import Piece
 
 RECEIVED = {"all-gather": 1.0, "reduce-scatter": 1.0, "all-reduce": 2.0, "all-to-all": 0.25, "collective-permute": 1.0}
 
@@ -39,17 +40,28 @@ class Times:
 def times(compiled: Compiled, topology: Topology) -> Times:
     """Predicted for a compiled step."""
     chip = topology.chip
-    local = 0.0
-    for piece in compiled.pieces:
-        roof = max(piece.flops / (chip.flops * PRODUCT_SHARE), piece.bytes / chip.bandwidth)
-        local += piece.times * (piece.cycles / chip.clock if piece.cycles and chip.clock else roof)
+    local = sum(piece.times * work(piece, chip) for piece in compiled.pieces)
     costs = [(each, *seconds(each, topology)) for each in compiled.traffic]
     links, network = sum(cost[1] for cost in costs), sum(cost[2] for cost in costs)
     # the compiler for CPUs has no schedule to speak of; on GPUs XLA runs collectives beside what does not need them
-    hidden = sum(link + net for each, link, net in costs if each.overlapped or not topology.tpu)
+    hidden = sum(
+        min(link + net, each.times * work(each.beside, chip) if each.beside else link + net)
+        for each, link, net in costs
+        if each.overlapped or not topology.tpu
+    )
     exposed = links + network - hidden
     step = max(local, hidden) + exposed
     return Times(compiled.flops / chip.flops, local, links, network, exposed, step)
+
+
+def work(piece: Piece, chip: Chip) -> float:
+    """Seconds of a piece of local work, once."""
+    if piece.head:  # a window of the schedule has other work beside a kernel
+        stated = piece.flops / (chip.flops * chip.kernel * min(1, piece.head / 128))
+        return max(stated, piece.bytes / chip.bandwidth) + (piece.cycles / chip.clock if chip.clock else 0.0)
+    if piece.cycles and chip.clock:
+        return piece.cycles / chip.clock
+    return max(piece.flops / (chip.flops * PRODUCT_SHARE), piece.bytes / chip.bandwidth)
 
 
 def seconds(traffic: Traffic, topology: Topology) -> tuple[float, float]:

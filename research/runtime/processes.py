@@ -39,8 +39,8 @@ def configure_jax(compiled: str | None = None) -> None:
     """
     import jax
 
-    if broadcast := xla_flags.apply():
-        print(broadcast, file=sys.stderr)
+    if shown := xla_flags.apply():
+        print(shown, file=sys.stderr)
     if importlib.util.find_spec("libtpu") and xla_flags.attached() == "cpu" and not os.environ.get("JAX_PLATFORMS"):
         # the TPU compiler, which plans need, would look for a TPU for seconds, and complain
         jax.config.update("jax_platforms", "cpu")

@@ -23,22 +23,18 @@ PEAKS = {
 }
 
 
-def train_flops(model: Model, data: Data) -> float:
+def train_flops(model: Model, data: Data, causal: bool = False) -> float:
     """FLOPs of one row of a training batch: forward and backward, that is three times the forward's matrix products.
 
-    Attention counts every query-key pair of the row (no causal halving), as in PaLM's appendix B; embeddings, norms and
-    recomputation count nothing.
+    Attention counts every query-key pair of the row, as in PaLM's appendix B; with `causal` half of those of the
+    decoder with itself. Embeddings, norms and recomputation count nothing.
     """
     head, length = model.attention.head_width, data.length
     source = (data.source_length or length) if model.encoder_depth else 0
-    attention = (
-        2 * model.width * head * (model.attention.heads + model.attention.kv_heads)
-    )  # parameters of query, key, value, out
+    attention = 2 * model.width * head * (model.attention.heads + model.attention.kv_heads)  # parameters
     mlp = model.width * model.mlp.width * (3 if model.mlp.gated else 2)
-    pairs = (
-        2 * model.attention.heads * head
-    )  # multiplications of a query-key pair: its score, and its share of the value
-    decoder = length * (attention + mlp) + length * length * pairs
+    pairs = 2 * model.attention.heads * head  # multiplications of a pair: its score, and its share of the value
+    decoder = length * (attention + mlp) + length * length * pairs * (0.5 if causal else 1)
     if source:
         query = 2 * model.width * head * model.attention.heads
         decoder += length * query + source * (attention - query) + length * source * pairs

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from research import config, sharding
-from research.commands import plan
+from research.commands import command_line, plan
 from research.config import MLP, Attention, Data, Experiment, Head, Masked, Mesh, Model, Schedule, Step
 from research.errors import InputError
 from research.planning import candidates, chips, compiling, counting, hlo, plan_table, roofline
@@ -95,7 +95,7 @@ def fake(experiment, topology):
 def planned(monkeypatch, experiment, topology="h100:8"):
     monkeypatch.setattr(compiling, "compile", fake)
     text = io.StringIO()
-    code = plan.plan(experiment, chips.topology(topology, 1), 3, Console(file=text, width=200))
+    _, code = plan.plan(experiment, chips.topology(topology, 1), 3, Console(file=text, width=200))
     return code, text.getvalue()
 
 
@@ -118,6 +118,35 @@ def test_a_plan_needs_a_vocabulary_and_a_topology(tmp_path):
     config.save(SMALL, path)
     with pytest.raises(InputError, match="--topology"):
         plan.main([str(path)])
+
+
+def test_what_is_fastest_can_be_written_as_a_config(monkeypatch, tmp_path):
+    monkeypatch.setattr(compiling, "compile", fake)
+    base, file = tmp_path / "base_config.py", tmp_path / "chosen.py"
+    base.write_text(
+        "from research.config import *\nget_config = lambda: Experiment(Model(vocabulary=512), mesh=Mesh(1, 8))\n"
+    )
+    with pytest.raises(SystemExit) as ended:
+        plan.main([str(base), "--topology", "h100:8", "--write", str(file), "--data.length", "64"])
+    assert ended.value.code == 1  # as configured it does not fit
+    written = command_line.read(file)
+    assert (written.data.length, written.mesh.fsdp, written.model.vocabulary) == (64, 8, 512)
+    assert fake(written, H100S).total <= H100S.chip.memory
+    for wrong in (file, tmp_path / "elsewhere" / "new.py", tmp_path / "new.json"):
+        with pytest.raises(InputError, match="--write"):
+            plan.main([str(base), "--topology", "h100:8", "--write", str(wrong)])
+
+
+def test_fsdp_over_a_part_of_a_torus_is_preferred_to_the_whole():
+    """Which compiles to all-reduces that nothing hides."""
+    torus = chips.topology("v5p:4x4x4", 1)
+    experiment = resolved(dataclasses.replace(SMALL, data=Data(length=64, batch=64)))
+
+    def seconds(data, fsdp):
+        mesh = Mesh(data=data, fsdp=fsdp, tensor=1, context=1)
+        return candidates.rough(dataclasses.replace(experiment, mesh=mesh), torus, 10**10).seconds
+
+    assert seconds(4, 16) < seconds(1, 64)
 
 
 def test_alternatives_compute_the_same_and_fit_the_mesh():

@@ -57,6 +57,13 @@ def test_flags_are_chosen_by_the_accelerator_and_printed(tmp_path):
     assert set(xla_flags.environment("v5p", {})) == {"LIBTPU_INIT_ARGS"}
 
 
+def test_several_cpu_devices_of_a_process_have_threads_for_several_collectives_each():
+    eight = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    assert xla_flags.environment("cpu", eight) == {**eight, "PJRT_NPROC": "64"}
+    assert xla_flags.environment("cpu", {**eight, "PJRT_NPROC": "9"}) == eight
+    assert xla_flags.environment("cpu", {}) == {}
+
+
 def test_gpus_are_chosen_by_number(tmp_path):
     path = stub(tmp_path, "nvidia-smi", "printf '0\\n1\\n2\\n3\\n'")
     for chosen, devices in {(): "0,1,2,3", ("--gpus", "2"): "0,1", ("--gpus", "1,3"): "1,3"}.items():

@@ -154,3 +154,52 @@ def test_a_sum_over_devices_is_found_with_its_size_and_its_group():
     (reduced,) = [each for each in done.collectives if each.kind == "all-reduce"]
     assert reduced.bytes == 16 * 4 and reduced.times == 1
     np.testing.assert_array_equal(reduced.members, np.arange(8).reshape(2, 4))
+
+
+KERNEL = """HloModule m
+
+%start (p: bf16[4]) -> bf16[64] {
+  %p = bf16[4]{0} parameter(0)
+  %gathered = bf16[64]{0} all-gather(%p), channel_id=7, replica_groups=[4,16]<=[64], dimensions={0}
+  ROOT %c = bf16[64]{0} custom-call(%gathered), custom_call_target="AsyncCollectiveStart"
+}
+
+%step (p: bf16[8,8]) -> bf16[8,8] {
+  %p = bf16[8,8]{1,0} parameter(0)
+  %d = bf16[8,8]{1,0} dot(%p, %p), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  %q = bf16[4]{0} parameter(1)
+  %again = bf16[64]{0} all-gather(%q), channel_id=7, replica_groups=[4,16]<=[64], dimensions={0}
+  ROOT %t = bf16[8,8]{1,0} copy(%d)
+}
+
+%done (p: bf16[64]) -> bf16[64] {
+  %p = bf16[64]{0} parameter(0)
+  %more = bf16[64]{0} all-gather(%p), channel_id=7, replica_groups=[4,16]<=[64], dimensions={0}
+  ROOT %c = bf16[64]{0} custom-call(%more), custom_call_target="AsyncCollectiveDone"
+}
+
+ENTRY %main (x: bf16[4], y: bf16[8,8]) -> bf16[64] {
+  %x = bf16[4]{0} parameter(0)
+  %y = bf16[8,8]{1,0} parameter(1)
+  %begin = bf16[64]{0} fusion(%x), kind=kCustom, calls=%start
+  %between = bf16[8,8]{1,0} fusion(%y, %x), kind=kOutput, calls=%step, backend_config={"estimated_cycles":"500"}
+  %splash.1 = (bf16[1,2,8,64]{3,2,1,0}, f32[1,2,1,8]{3,2,1,0}) custom-call(%y), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata": "{\\"block_q\\": 8"
+}}, backend_config={"custom_call_config":{"body":"TUz{v","cost_estimate":{"flops":"1000","transcendentals":"5","bytes_accessed":"77","remote_bytes_transferred":"0"}}}
+  %later = bf16[8,8]{1,0} copy(%y), backend_config={"estimated_cycles":"20"}
+  ROOT %end = bf16[64]{0} fusion(%begin), kind=kCustom, calls=%done
+}
+"""  # noqa: E501
+
+
+def test_kernels_state_their_own_costs_and_their_text_may_have_several_lines():
+    found = counting.count(hlo.parse(KERNEL), 64)
+    (kernel,) = [piece for piece in found.pieces if piece.head]
+    assert (kernel.flops, kernel.bytes, kernel.head, kernel.times) == (1000, 77, 64, 1)
+    assert found.flops == 1000 + 2 * 8**3
+
+
+def test_a_collective_inside_fusions_is_one_and_runs_beside_what_is_between_them():
+    (gather,) = counting.count(hlo.parse(KERNEL), 64).collectives
+    assert (gather.kind, gather.bytes, gather.overlapped) == ("all-gather", 4 * 2 * 16, True)
+    assert (gather.beside.cycles, gather.beside.flops) == (520, 1000)

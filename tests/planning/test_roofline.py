@@ -69,6 +69,23 @@ def test_overlapped_collectives_hide_behind_work_and_others_do_not():
     assert bound.step == pytest.approx(bound.links) and bound.bound == "interconnect"
 
 
+def test_a_collective_hides_only_as_long_as_the_work_that_the_schedule_has_beside_it():
+    traffic = Traffic("all-gather", ("fsdp",), 1e9, 4, True, inside=16, slices=1, links=2.0, hops=0)
+    tenth = Piece(flops=0, bytes=0, cycles=roofline.seconds(traffic, V5P)[0] / 40 * V5P.chip.clock, times=1)
+    second = Piece(flops=0, bytes=0, cycles=V5P.chip.clock, times=1)
+    narrow = dataclasses.replace(traffic, beside=tenth)
+    found = roofline.times(dataclasses.replace(EMPTY, pieces=(second,), traffic=(narrow,)), V5P)
+    assert found.step == pytest.approx(1.0 + 0.9 * found.links)
+
+
+def test_attention_kernels_take_a_stated_share_of_the_peak_and_narrow_heads_less():
+    def seconds(head):
+        return roofline.work(Piece(V5P.chip.flops, 1, 0, 1, head), V5P.chip)
+
+    assert seconds(128) == pytest.approx(1 / V5P.chip.kernel) and seconds(64) == pytest.approx(2 / V5P.chip.kernel)
+    assert seconds(256) == seconds(128)
+
+
 def test_a_kernel_is_bound_by_its_products_or_by_its_bytes():
     h100 = chips.topology("h100:1", 1)
     products = Piece(flops=h100.chip.flops, bytes=1, cycles=0, times=3)

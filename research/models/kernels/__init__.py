@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from research.config.model import Implementation
 from research.models import platform
-from research.models.kernels import blocks, cudnn, plain
+from research.models.kernels import blocks, cudnn, plain, scanned, splash
 from research.models.kernels.bias import RelativeBias
 from research.models.kernels.intervals import Intervals
 
@@ -15,7 +16,9 @@ __all__ = ["Implementation", "Intervals", "RelativeBias", "attend"]
 IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
     "plain": plain.attend,
     "blocks": blocks.attend,
+    "scanned": scanned.attend,
     "cudnn": cudnn.attend,
+    "splash": splash.attend,
 }
 
 
@@ -28,9 +31,16 @@ def attend(
     bias: RelativeBias | None,
     implementation: Implementation,
 ) -> Float[Array, "batch queries heads head"]:
-    """`plain.attend` by the named implementation, or, for "auto", by the fastest one for the platform that is compiled
-    for and for these arguments."""
+    """`plain.attend` by the named implementation, or, for "auto", by the `fastest`. What it computes is named
+    "attention" (`jax.checkpoint_policies`)."""
     if implementation == "auto":
-        fast = platform.current() == "gpu" and cudnn.fits(query, intervals, bias)
-        implementation = "cudnn" if fast else "blocks"
-    return IMPLEMENTATIONS[implementation](query, key, value, intervals, scale, bias)
+        implementation = fastest(query, intervals, bias)
+    out = IMPLEMENTATIONS[implementation](query, key, value, intervals, scale, bias)
+    return out if implementation == "splash" else checkpoint_name(out, "attention")  # which names more, and itself
+
+
+def fastest(query: Array, intervals: Intervals, bias: RelativeBias | None) -> Implementation:
+    """For the platform that is compiled for and for these arguments."""
+    if platform.current() == "gpu" and cudnn.fits(query, intervals, bias):
+        return "cudnn"
+    return "splash" if platform.current() == "tpu" and splash.fits(query, bias) else "blocks"

@@ -1,14 +1,16 @@
-"""Plain attention in blocks of queries, for rows that are known to be causal: a block computes no keys behind it."""
+"""Plain attention in blocks of queries, for platforms without a kernel: in rows that are known to be causal, a block
+computes no keys behind it; long rows of other kinds are `scanned`, so that nothing is of queries by keys."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from research.models.kernels import plain
+from research.models.kernels import plain, scanned
 from research.models.kernels.bias import RelativeBias
 from research.models.kernels.intervals import Intervals
 
 BLOCKS = 4  # more save little of what lies behind them, and copy more keys
+LONGEST = 1024  # queries and keys whose scores exist at once, where they are not cut as causal rows are
 SHORTEST = 64  # queries of a block: products with fewer are slow
 
 
@@ -20,8 +22,10 @@ def attend(
     scale: float,
     bias: RelativeBias | None,
 ) -> Float[Array, "batch queries heads head"]:
-    """As `plain.attend`, which it is where the intervals are not known to be causal. If they are, there are as many
-    queries as keys."""
+    """As `plain.attend`, which it is in short rows whose intervals are not known to be causal. If they are, there are
+    as many queries as keys."""
+    if min(query.shape[1], key.shape[1]) > LONGEST and (bias is not None or not intervals.causal):
+        return scanned.attend(query, key, value, intervals, scale, bias)
     if not intervals.causal:
         return plain.attend(query, key, value, intervals, scale, bias)
     length = query.shape[1]

@@ -1,5 +1,6 @@
 """Every implementation computes what the reference does, and the reference what textbooks do."""
 
+import re
 from functools import partial
 
 import jax
@@ -7,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.models import kernels
-from research.models.kernels import Intervals, RelativeBias, blocks, intervals, plain
+from research.models import kernels, platform
+from research.models.kernels import Intervals, RelativeBias, blocks, intervals, plain, scanned
 from tests.models.kernels.test_intervals import the_rule
 from tests.models.tiny import batch, example, random_batch
 
 LENGTH = 20
-OTHERS = [name for name in kernels.IMPLEMENTATIONS if name not in ("plain", "cudnn")]  # test_cudnn.py has that one
+ELSEWHERE = ("cudnn", "splash")  # have tests of their own
+OTHERS = [name for name in kernels.IMPLEMENTATIONS if name not in ("plain", *ELSEWHERE)]
 
 
 def heads(length, kv_heads=2, rows=2, width=8, dtype=np.float32, seed=0):
@@ -185,3 +187,28 @@ def test_a_query_that_sees_nothing_gives_no_nan():
 
     value, gradient = jax.value_and_grad(total)(x)
     assert np.isfinite(value) and np.isfinite(gradient).all()
+
+
+def test_scanned_rows_are_cut_into_blocks(monkeypatch):
+    monkeypatch.setattr(scanned, "BLOCK", 8)  # does not divide the length
+    query, _, key, value = heads(LENGTH)
+    seen = everything(LENGTH)
+    for bias in (None, relative(LENGTH)):
+        found, expected = (each.attend(query, key, value, seen, 0.3, bias) for each in (scanned, plain))
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [None, relative(2048)], ids=["no-bias", "relative"])
+@pytest.mark.parametrize("target", ["cpu", "tpu", "gpu"])
+def test_long_rows_have_no_array_of_queries_by_keys(target, bias):
+    """On no platform, whatever is chosen, in either direction: by the text of the traced program."""
+    length = 2048
+    query = key = jnp.zeros((1, length, 2, 64), jnp.bfloat16)
+    for causal in (False, True):
+        seen = Intervals(jnp.zeros((1, length), int), jnp.full((1, length), length), causal=causal)
+        attend = partial(kernels.attend, intervals=seen, scale=0.1, bias=bias, implementation="auto")
+        with platform.compiled_for(target):
+            text = str(jax.make_jaxpr(lambda *arrays, a=attend: jax.vjp(a, *arrays)[1](arrays[0]))(query, key, key))
+        shapes = [tuple(map(int, shape.split(","))) for shape in re.findall(r"\[(\d+(?:,\d+)+)\]", text)]
+        assert (1, length, 2, 64) in shapes
+        assert not [shape for shape in shapes if sum(size >= length for size in shape) > 1]
