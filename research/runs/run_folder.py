@@ -99,9 +99,7 @@ def check_shared(folder: Path) -> None:
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
     """Writes `result.json`."""
-    files.write_atomically(
-        folder / "result.json", json.dumps({"format": RESULT_FORMAT, **result}, indent=2) + "\n"
-    )
+    files.write_atomically(folder / "result.json", json.dumps({"format": RESULT_FORMAT, **result}, indent=2) + "\n")
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

@@ -5,13 +5,13 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from research.inference import prompting
 from research.evaluation import result_files, suite
 from research.evaluation.answer_cache import Cache
-from research.inference.requests import Outcome
 from research.evaluation.suite import Result, Subject
 from research.evaluation.tasks import Questions
+from research.inference import prompting
 from research.inference.language_model import LanguageModel
+from research.inference.requests import Outcome
 from research.runs.evaluators import Moment
 from research.runs.prepared import Prepared
 from research.runtime import processes

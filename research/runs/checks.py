@@ -1,0 +1,66 @@
+"""Everything that can be wrong with a run and is known without its data: found in seconds, before anything is made."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+
+from research import config
+from research.config import Experiment, validation
+from research.data import sources
+from research.errors import InputError
+from research.evaluation.tasks import Questions
+from research.runs import initial, run_folder, side_channels, task_questions
+from research.runs.initial import Initial
+from research.runtime import processes
+from research.training import checkpoint
+from research.training.compiled_steps import compiled_steps
+
+
+@dataclass(frozen=True)
+class Checked:
+    """An experiment that can run."""
+
+    experiment: Experiment  # with the architecture of what it starts from
+    source: Initial | None  # what it starts from
+    tasks: tuple[Questions, ...]
+    resume_from: int | None  # the step of a checkpoint; None: the latest
+
+
+def check(experiment: Experiment, folder: Path, resume_from: int | None = None) -> Checked:
+    """Checks the experiment, the devices, the tasks and their data, the sources, the logging and the folder, which it
+    makes.
+
+    Raises:
+      InputError: naming what is wrong, and what would work.
+    """
+    source = None if experiment.initialize_from is None else initial.open(experiment.initialize_from)
+    if source is not None:
+        experiment = replace(experiment, model=source.adapted(experiment.model))
+    validation.validate(experiment)
+    tasks = task_questions.open(experiment.evaluation)
+    side_channels.check(experiment.logging)
+    compiled_steps(_provisional(experiment, source))
+    for name in _sources(experiment):
+        sources.open(name)
+    if processes.is_main_process():
+        run_folder.check(folder, experiment)
+    if resume_from is not None and resume_from not in checkpoint.steps(folder):
+        raise InputError(f"--resume-from {resume_from}: {folder} has checkpoints of {checkpoint.steps(folder)}")
+    return Checked(experiment, source, tasks, resume_from)
+
+
+def _provisional(experiment: Experiment, source: Initial | None) -> Experiment:
+    """With a vocabulary even where only the data will tell it: one that every mesh divides, as is that of most
+    tokenizers, rounded up."""
+    vocabulary = 128 * jax.device_count() if source is None else source.tokenizer.size
+    longest = max(experiment.data.length, experiment.data.source_length or 0)
+    return replace(experiment, model=config.resolve(experiment.model, vocabulary, longest))
+
+
+def _sources(experiment: Experiment) -> list[str]:
+    """The names of all that is read, each once."""
+    data = experiment.data
+    own = [objective.source for objective in experiment.objectives]
+    names = [data.source if None in own else None, data.held_out, *own]
+    return list(dict.fromkeys(name for name in names if isinstance(name, str)))

@@ -1,0 +1,66 @@
+"""Checkpoints between formats: what the command `convert` does."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import jax.numpy as jnp
+
+import research
+from research import config, interop
+from research.config import Causal, Data, Experiment, Masked
+from research.data import cache
+from research.errors import InputError
+from research.inference.language_model import LanguageModel
+from research.interop import peft
+from research.models import adapters
+from research.runs import run_folder
+from research.training import checkpoint
+from research.training.state import TrainState
+
+
+@dataclass(frozen=True)
+class Options:
+    """Writes a checkpoint in another format, whole or not at all."""
+
+    to: Literal["huggingface", "run", "peft"] | None = None  # None: huggingface for a run, a run for anything else
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of a Hugging Face checkpoint
+
+
+def convert(source: str, folder: Path, options: Options) -> None:
+    """Raises InputError if the source is unusable, the folder exists, or the target cannot express the model."""
+    if folder.exists():
+        raise InputError(f"{folder} exists; choose another name or remove it")
+    of_run = (Path(source).expanduser() / "experiment.json").exists()
+    lm = research.load(source)
+    match options.to or ("huggingface" if of_run else "run"):
+        case "huggingface":
+            _check_reading(lm)
+            interop.write(folder, *adapters.merge(lm.config, lm.params), lm.tokenizer, options.dtype)
+        case "run":
+            write_run(folder, lm, source)
+        case "peft":
+            base = config.load(Path(source) / "experiment.json").initialize_from if of_run else None
+            peft.write(folder, lm.config, lm.params, base or "")
+
+
+def _check_reading(lm: LanguageModel) -> None:
+    """Raises InputError if `transformers` would let tokens see others than in training."""
+    kind = Masked if lm.config.embedding_norm else Causal
+    if lm.config.encoder_depth == 0 and not any(isinstance(objective, kind) for objective in lm.objectives):
+        trained = ", ".join(type(objective).__name__ for objective in lm.objectives)
+        raise InputError(
+            f"transformers would read with this architecture as {kind.__name__} does, but it was trained with {trained}"
+        )
+
+
+def write_run(folder: Path, lm: LanguageModel, source: str) -> None:
+    """A run folder of no steps, for every command that takes one. It has no state of an optimizer: training goes on
+    from it with `initialize_from`."""
+    data = Data(tokenizer=str(folder.absolute() / "tokenizer"))
+    experiment = Experiment(model=lm.config, objectives=lm.objectives, data=data, initialize_from=source)
+    state = TrainState(jnp.int32(0), lm.params, {}, jnp.uint32(0))
+    with cache.building(folder) as partial:
+        run_folder.claim(partial, experiment, lm.tokenizer)
+        with checkpoint.manager(partial, experiment.checkpoint) as checkpoints:
+            checkpoint.save(checkpoints, state)

@@ -1,0 +1,158 @@
+"""TensorBoard and Weights & Biases: each is fed from a thread of its own, so that neither can block or end training."""
+
+import importlib.util
+import itertools
+import netrc
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlparse
+
+from research import config
+from research.errors import InputError
+
+KEPT = 10_000  # records that wait for a channel at most; the oldest give way
+RETRY = 5.0  # seconds
+PATIENCE = 10.0  # seconds that the end of a run waits for a channel
+
+
+class Sink(Protocol):
+    """Where numbers go; any method may raise anything."""
+
+    def write(self, step: int, numbers: dict[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Channel:
+    """Hands numbers to a sink, which is opened again after it has failed."""
+
+    def __init__(self, name: str, open: Callable[[], Sink], say: Callable[[str], None]) -> None:
+        self.name, self.open, self.say = name, open, say
+        self.waiting: deque[tuple[int, dict[str, float]]] = deque(maxlen=KEPT)
+        self.news, self.closing = threading.Event(), threading.Event()
+        self.thread = threading.Thread(target=self._work, daemon=True)
+        self.thread.start()
+
+    def write(self, step: int, numbers: dict[str, float]) -> None:
+        """Never waits."""
+        self.waiting.append((step, numbers))
+        self.news.set()
+
+    def close(self) -> None:
+        """Waits PATIENCE seconds for what is not yet written."""
+        self.closing.set()
+        self.news.set()
+        self.thread.join(PATIENCE)
+        if self.waiting:
+            self.say(f"{self.name}: {len(self.waiting):,} records could not be written")
+
+    def _work(self) -> None:
+        sink: Sink | None = None
+        failed = False
+        while True:
+            self.news.wait()
+            self.news.clear()
+            while self.waiting:
+                item = self.waiting[0]
+                try:
+                    sink = sink or self.open()
+                    sink.write(*item)
+                except Exception as error:
+                    if not failed:
+                        self.say(f"{self.name} failed and is tried again later: {type(error).__name__}: {error}")
+                    failed = True
+                    _close(sink)
+                    sink = None
+                    if self.closing.wait(RETRY):
+                        return
+                    continue
+                if failed:
+                    self.say(f"{self.name} goes on")
+                    failed = False
+                with suppress(IndexError):
+                    if self.waiting[0] is item:
+                        self.waiting.popleft()
+            if self.closing.is_set():
+                _close(sink)
+                return
+
+
+def _close(sink: Sink | None) -> None:
+    if sink is not None:
+        with suppress(Exception):
+            sink.close()
+
+
+def open_channels(folder: Path, logging: config.Logging, start: int, say: Callable[[str], None]) -> list[Channel]:
+    """Those that the experiment asks for, of a run that begins at step `start`."""
+    channels = []
+    if logging.tensorboard:
+        numbers = itertools.count()
+        channels.append(Channel("TensorBoard", lambda: TensorBoard(folder, start, next(numbers)), say))
+    if logging.wandb is not None:
+        project = logging.wandb
+        channels.append(Channel("Weights & Biases", lambda: WeightsAndBiases(folder, project), say))
+    return channels
+
+
+class TensorBoard:
+    """An event file. tensorboardX' own writer has a queue that blocks for ever once its thread has died."""
+
+    def __init__(self, folder: Path, start: int, number: int) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+
+        self.protocol = event_pb2
+        (folder / "tensorboard").mkdir(exist_ok=True)
+        self.file = EventsWriter(str(folder / "tensorboard" / "events"), f".{os.getpid()}.{number}")
+        if number == 0:  # what was shown of later steps gives way to what will be
+            session = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self.file.write_event(event_pb2.Event(step=start + 1, session_log=session))
+
+    def write(self, step: int, numbers: dict[str, float]) -> None:
+        event = self.protocol.Event(step=step, wall_time=time.time())
+        for name, value in numbers.items():
+            event.summary.value.add(tag=name, simple_value=value)
+        self.file.write_event(event)
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class WeightsAndBiases:
+    """A run of the same name in a project."""
+
+    def __init__(self, folder: Path, project: str) -> None:
+        import wandb
+
+        self.run: Any = wandb.init(project=project, name=folder.name, dir=str(folder), resume="allow", id=folder.name)
+
+    def write(self, step: int, numbers: dict[str, float]) -> None:
+        self.run.log(numbers, step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+def check(logging: config.Logging) -> None:
+    """Raises InputError if Weights & Biases is asked for, but is not installed or nobody is logged in."""
+    if logging.wandb is None:
+        return
+    if importlib.util.find_spec("wandb") is None:
+        raise InputError("logging.wandb needs the package wandb: pip install -e '.[wandb]'")
+    if os.environ.get("WANDB_MODE", "online") != "online" or os.environ.get("WANDB_API_KEY"):
+        return
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    with suppress(OSError, netrc.NetrcParseError):
+        if netrc.netrc().authenticators(host):
+            return
+    raise InputError(
+        "logging.wandb: nobody is logged in; run `wandb login`, or set WANDB_API_KEY or WANDB_MODE=offline"
+    )
