@@ -23,10 +23,6 @@ ROOMS = (
     "commands",
 )
 PACKAGE = ("research", "research.__main__")  # the face of the package, and its command line
-# imports against the order, each with its reason; one that is gone must be removed from this list
-EXCEPTIONS = {
-    ("research.inference.language_model", "research.training.checkpoint"): "loads the parameters of a run folder",
-}
 
 
 def modules() -> dict[str, Path]:
@@ -98,7 +94,7 @@ def test_every_room_has_its_place():
 
 
 def test_imports_run_one_way(edges):
-    assert against(edges) == sorted(EXCEPTIONS)
+    assert against(edges) == []
 
 
 def test_no_module_is_on_a_circle(edges):

@@ -72,9 +72,8 @@ def train(
                             meter.pause()
                 log.print("evaluating on the held-out data …")
                 evaluators.finish(last, state.params)
-                spent = clock.now()
-            result = results.result(run, evaluators, guard, spent, time.time() - began)
-            if main:
+                result = results.result(run, evaluators, guard, clock.now(), time.time() - began)
+            if main:  # and what was recorded and saved lasts
                 run_folder.write_result(folder, result)
     results.show(console, result, evaluators)
     return result

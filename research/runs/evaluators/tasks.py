@@ -10,7 +10,6 @@ from research.evaluation.items import Outcome
 from research.evaluation.suite import EvaluatedModel, Result
 from research.evaluation.tasks import TaskDataset
 from research.inference.language_model import LanguageModel
-from research.inference.requests import Outcome
 from research.runs.evaluators import Moment
 from research.runs.prepared import Prepared
 from research.runtime import processes
