@@ -18,8 +18,8 @@ from research.training import checkpoint
 from research.training.state import TrainState
 
 GOLDEN = {
-    ("token store", 3): "5821e30e160bdf6d",
-    ("plan", 3): "",
+    ("token store", 4): "1a90b58c6025b54a",
+    ("plan", 3): "a6dcf903a077097d",
     ("tokenizer", 3): "a6311739bad59238",
     ("experiment.json", 2): "7269dc8380c33ee8",
     ("metrics.jsonl", 2): "0b021748774e1357",

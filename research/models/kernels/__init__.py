@@ -41,6 +41,6 @@ def attend(
 
 def fastest(query: Array, intervals: Intervals, bias: RelativeBias | None) -> Implementation:
     """For the platform that is compiled for and for these arguments."""
-    if platform.current() == "gpu" and cudnn.fits(query, intervals, bias):
+    if platform.current() == "gpu" and cudnn.supported() and cudnn.fits(query, intervals, bias):
         return "cudnn"
     return "splash" if platform.current() == "tpu" and splash.fits(query, bias) else "blocks"

@@ -23,6 +23,11 @@ DOCUMENTS = 16  # of a row: cuDNN keeps a float per head and query for each
 MAX_HEAD_WIDTH = 256
 
 
+def supported() -> bool:
+    """Whether the GPU is a Hopper or newer; where a program is compiled without one, it is meant for one."""
+    return float(getattr(jax.devices()[0], "compute_capability", "9.0")) >= 9.0
+
+
 def fits(query: Array, intervals: Intervals, bias: RelativeBias | None) -> bool:
     """Whether cuDNN computes this: 16 bits, no bias, no shared prefix, and heads whose width it knows."""
     width = query.shape[-1]
