@@ -61,8 +61,9 @@ class Work:
 
 
 def count(program: Program, devices: int, slices: int = 1) -> Work:
-    """Counts for one run of the program, compiled for `devices` devices in each of `slices` slices of a TPU. Its devices
-    are those of one slice, and slices send each other what all of them reduce or gather."""
+    """Counts for one run of the program, compiled for `devices` devices in each of `slices` slices of a TPU.
+
+    Its devices are those of one slice, and slices send each other what all of them reduce or gather."""
     pieces, collectives = [], []
     for computation, instruction, times in _kernels(program, program.computations[program.entry], 1.0):
         flops = 0.0
