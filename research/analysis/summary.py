@@ -10,7 +10,7 @@ from research.analysis.runs import Run
 from research.config import Experiment, storage
 
 SAMPLES = 24  # steps of which samples are shown, at most
-Row = tuple[str, list[str]]  # a heading, and what each run has to say
+Row = tuple[str, list[str]]  # a heading, and the value of each run
 
 
 def overview(runs: Sequence[Run]) -> list[Row]:

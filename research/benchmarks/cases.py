@@ -84,7 +84,7 @@ CASES: dict[str, Callable[[], Experiment]] = {
 
 
 def _random_text(vocabulary: int, document: int) -> str:
-    """A source of random documents of so many tokens, made once."""
+    """A source of random documents with that many tokens in all, made once."""
     folder = processes.cache_folder() / f"random-{vocabulary}-{document}"
     if not folder.exists():
         tokens = np.random.default_rng(0).integers(0, vocabulary - 128, (TOKENS // document, document), np.uint32)

@@ -1,7 +1,7 @@
-"""Ours and a peer in turn, each in a process of its own, so that both meet the same weather.
+"""Our code and a peer's in alternation, each in a process of its own, so that both meet the same load of the machine.
 
 A side is made by a function that returns (facts, turn): `facts` is what is known before the first turn, and
-`turn(count)` does so many units of work and returns what it measured. While one side has its turn, the other waits in
+`turn(count)` does `count` units of work and returns what it measured. While one side has its turn, the other waits in
 a system call.
 """
 
@@ -30,7 +30,7 @@ class Side:
     turns: list[Measured] = field(default_factory=list)
 
     def take(self, count: int) -> None:
-        """Has its turn."""
+        """Does `count` units of work."""
         self.turns.append(_asked(self.connection, self.name, count))
 
 

@@ -131,7 +131,7 @@ class Evaluation:
     final_batches: int | None = None  # bound on the evaluation at the end; None: all held-out data
     tasks: tuple[str, ...] = ()  # shipped tasks (copying, arc_easy, …) or YAML files, asked with every evaluation
     data: tuple[str, ...] = ()  # folders with the files of those tasks
-    limit: int | None = 200  # the first so many questions of each task; None: all
+    limit: int | None = 200  # number of questions of each task, from the first on; None: all
     samples: bool = True  # write a sample for each objective at every evaluation
     probes: Probes = field(default_factory=Probes)  # what a fine-tuned model is asked before, during and after
 

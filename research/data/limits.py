@@ -43,7 +43,7 @@ class _Overtime(BaseException):
 
 @contextmanager
 def limited(seconds: float, memory: int) -> Iterator[None]:
-    """Runs its block with at most so much time and so many bytes of memory more than there are now.
+    """Runs its block within a time limit, and with at most `memory` bytes more than the process has now.
 
     The time is kept by a signal, so only in the main thread; regular expressions look for signals while they backtrack.
     The memory is kept by the operating system where it has the limit (Linux), for the whole process.

@@ -1,5 +1,5 @@
 """What a checkpoint has answered, kept on disk: a line for each request, as soon as it is known. The same question is
-never asked twice, and an evaluation that was killed goes on where it stopped."""
+never asked twice, and an evaluation that was killed resumes where it stopped."""
 
 import dataclasses
 import json

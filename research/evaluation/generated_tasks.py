@@ -122,7 +122,7 @@ def copying(length: int, count: int) -> list[dict[str, Any]]:
 def docs_words(place: str, count: int) -> list[dict[str, Any]]:
     """Sentences from held-out Python documentation without their last word (`place` "last") or one inside ("middle"):
     `left`, `right`, and four words of which one was there. The documents are the last fiftieth of the source
-    `python-docs`: held out by every run that holds out at least so much of it."""
+    `python-docs`: held out by every run that holds out at least that fraction."""
     documents = list(python_docs.documents())
     sentences = []
     for name, text in documents[-(len(documents) // 50) :]:

@@ -30,7 +30,7 @@ class Chip:
     network: float  # of its share of the data centre's network, between slices or nodes
     hosted: int  # chips of one host
     dimensions: int  # of the torus; 0: all to all
-    wraps: int = 0  # a dimension closes to a ring if it is a multiple of so many chips
+    wraps: int = 0  # a dimension closes to a ring if its size is a multiple of this
     clock: float = 0.0  # of the compiler's cycles
     config: str = ""  # the compiler's name of how a chip's cores are used, where there is a choice
     kernel: float = 0.65  # of `flops` that attention kernels reach with heads of 128, as their schedules have it

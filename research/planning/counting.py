@@ -63,8 +63,9 @@ class Work:
 
 
 def count(program: Program, devices: int, slices: int = 1) -> Work:
-    """Of one run of the program, compiled for so many devices in each of so many slices of a TPU. Its devices are those
-    of one slice, and slices send each other what all of them reduce or gather."""
+    """Counts for one run of the program, compiled for `devices` devices in each of `slices` slices of a TPU.
+
+    Its devices are those of one slice, and slices send each other what all of them reduce or gather."""
     pieces, collectives = [], []
     windows = {name: schedule.windows(program, each) for name, each in program.computations.items()}
     for where, instruction, times in _kernels(program, program.entry, 1.0):

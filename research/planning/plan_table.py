@@ -183,7 +183,7 @@ def _run(each: Tried) -> list[str]:
 
 def _assumptions(topology: Topology) -> list[str]:
     common = [
-        f"- hosts write {STORE / 1e9:g} GB/s each, while training goes on; time to start, to evaluate and to save is "
+        f"- hosts write {STORE / 1e9:g} GB/s each, while training continues; time to start, to evaluate and to save is "
         "not counted, nor is waiting for data",
         f"- links reach {LINK_SHARE:.0%} of their nominal speed",
     ]
