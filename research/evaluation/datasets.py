@@ -264,7 +264,7 @@ def _cut(task: str, pattern: str, record: TaskRecord) -> list[str]:
 
 
 def _elements(task: str, value: Any) -> list[Any]:
-    if not isinstance(value, list | tuple):
+    if not isinstance(value, list | tuple | range):
         raise InputError(f"task {task}: each must be a list, not {value!r}"[:500])
     return list(value)
 
