@@ -16,7 +16,7 @@ import numpy as np
 from research import objectives
 from research.data.packing import Plan, RowShape
 from research.errors import InputError
-from research.objectives import Batch, Objective, Vocabulary
+from research.objectives import Batch, Objective, Vocabulary, pytree  # noqa: F401 the loader passes arrays on
 
 LONGEST_CYCLE = 1000
 IN_MEMORY = 1 << 18  # rows of an epoch

@@ -257,7 +257,7 @@ def _cut(task: str, pattern: str, record: TaskRecord) -> list[str]:
     """The parts of a record's text between matches of a regular expression, without empty ones."""
     try:
         with limited(SECONDS, MEMORY):  # an expression may try ways without number
-            return [part for part in re.split(pattern, record["text"]) if part and part.strip()]
+            return [part for part in re.compile(pattern).split(record["text"]) if part and part.strip()]
     except (re.error, KeyError, TypeError, TimeoutError, MemoryError, RecursionError, OverflowError) as error:
         reason = str(error) or type(error).__name__
         raise InputError(f"task {task}: split {pattern!r} fails on a record: {reason}") from error

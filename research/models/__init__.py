@@ -23,11 +23,10 @@ from research.models.norm import Norm
 from research.models.platform import compiled_for
 from research.models.sharded import extent
 from research.models.transformer import Transformer
-from research.objectives.batch import ARRAYS, Batch
+from research.objectives import pytree  # noqa: F401 batches are arrays to JAX
+from research.objectives.batch import Batch
 
 Params = dict[str, Any]
-# objectives know nothing of JAX; to it, a batch is its arrays, and `causal` a part of every program
-jax.tree_util.register_dataclass(Batch, data_fields=[*ARRAYS, "source"], meta_fields=["causal"])
 
 __all__ = [
     "Cache",

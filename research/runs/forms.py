@@ -15,6 +15,7 @@ KINDS = {
     "tasks": fields({"scores": each(number)}),
     "samples": fields({"samples": each(sequence(sequence(text, text)))}),
 }
+ANY = fields({})
 RECORD = fields({"kind": text, "step": count}, TIMES)
 RESULT = fields(
     {

@@ -50,7 +50,10 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def examine(path: Path) -> Content:
     """Reads a file that may be damaged, or not exist. Raises InputError if it has another format."""
-    data = path.read_bytes() if path.exists() else b""
+    try:
+        data = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
     lines = data.split(b"\n")
     last, checked = lines.pop(), MARK.encode() in data
     records, damaged = [], []

@@ -28,9 +28,10 @@ from jax.experimental import multihost_utils
 
 from research import config
 from research.config import Experiment
-from research.data import cache
+from research.data import cache, json_forms
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
+from research.runs import forms
 from research.runtime import files
 
 RESULT_FORMAT = 2  # of result.json; 1: without this number
@@ -80,7 +81,8 @@ def claim(folder: Path, experiment: Experiment, tokenizer: Tokenizer) -> None:
     """Writes what is known about the run before it begins; `experiment` is resolved. Raises as `check`."""
     check(folder, experiment)
     path = folder / "experiment.json"
-    identity = read_json(path).get("run") if path.exists() else secrets.token_hex(8)
+    stored = json_forms.read_json(path, forms.ANY)
+    identity = secrets.token_hex(8) if stored is None else stored.get("run")
     if not (folder / "tokenizer").is_dir():
         with cache.building(folder / "tokenizer") as unfinished:
             tokenizer.save(unfinished)
@@ -105,22 +107,13 @@ def write_result(folder: Path, result: dict[str, Any]) -> None:
 def read_result(folder: Path) -> dict[str, Any] | None:
     """What `write_result` was given; None: the run is not complete. Raises InputError if it has another format."""
     path = folder / "result.json"
-    if not path.exists():
+    result: dict[str, Any] | None = json_forms.read_json(path, forms.RESULT)
+    if result is None:
         return None
-    result = read_json(path)
     number = result.pop("format", 1)
     if number not in (1, RESULT_FORMAT):
         raise InputError(f"{path} has format {number}; this version reads 1 and {RESULT_FORMAT}")
     return result
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises InputError if the file is damaged."""
-    try:
-        tree: dict[str, Any] = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise InputError(f"{path} is damaged: {error}") from error
-    return tree
 
 
 def _check_renames(folder: Path) -> None:

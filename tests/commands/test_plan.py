@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from research import config, sharding
-from research.commands import command_line, plan
-from research.config import MLP, Attention, Data, Experiment, Head, Masked, Mesh, Model, Schedule, Step
+from research.commands import plan
+from research.config import MLP, Attention, Data, Experiment, Head, Masked, Mesh, Model, Schedule, Step, config_file
 from research.errors import InputError
 from research.planning import candidates, chips, compiling, counting, hlo, plan_table, roofline
 from research.planning.compiling import Compiled
@@ -129,7 +129,7 @@ def test_what_is_fastest_can_be_written_as_a_config(monkeypatch, tmp_path):
     with pytest.raises(SystemExit) as ended:
         plan.main([str(base), "--topology", "h100:8", "--write", str(file), "--data.length", "64"])
     assert ended.value.code == 1  # as configured it does not fit
-    written = command_line.read(file)
+    written = config_file.read(file)
     assert (written.data.length, written.mesh.fsdp, written.model.vocabulary) == (64, 8, 512)
     assert fake(written, H100S).total <= H100S.chip.memory
     for wrong in (file, tmp_path / "elsewhere" / "new.py", tmp_path / "new.json"):
@@ -152,8 +152,8 @@ def test_fsdp_over_a_part_of_a_torus_is_preferred_to_the_whole():
 def test_alternatives_compute_the_same_and_fit_the_mesh():
     experiment = dataclasses.replace(resolved(SMALL), mesh=Mesh(data=1, fsdp=8))
     small = dataclasses.replace(fake(experiment, H100S), temporary=1e6)
-    others = candidates.alternatives(experiment, H100S, small, 40)
-    assert len(others) == 40 and experiment not in others
+    others = candidates.alternatives(experiment, H100S, small, 120)
+    assert len(others) == 120 and experiment not in others
     for other in others:
         kept = dataclasses.replace(other, mesh=experiment.mesh, step=experiment.step, model=experiment.model)
         assert kept == experiment

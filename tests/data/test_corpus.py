@@ -9,6 +9,7 @@ import pytest
 from research import config, data
 from research.config import Data, Experiment, Model
 from research.errors import InputError
+from research.objectives.batch import ARRAYS
 from tests.data.shared import SHARED, needs_shared
 
 
@@ -56,7 +57,7 @@ def vary(experiment, objectives=None, model=None, seed=None, **changes):
 
 
 def equal(a, b):
-    sides = all(np.array_equal(x, y) for x, y in zip(a[:6], b[:6], strict=True))
+    sides = all(np.array_equal(x, y) for x, y in ((getattr(a, name), getattr(b, name)) for name in ARRAYS))
     return sides and ((a.source is None and b.source is None) or equal(a.source, b.source))
 
 
@@ -88,7 +89,7 @@ def test_a_bad_thing_in_a_worker_is_not_swallowed(experiment):
 def test_batches_have_the_contracts_shapes_and_types(experiment):
     corpus = data.open_corpus(experiment)
     batch = corpus.batch(0)
-    for name, array in zip(batch._fields[:6], batch[:6], strict=True):
+    for name, array in ((name, getattr(batch, name)) for name in ARRAYS):
         assert array.shape == (8, 64)
         assert array.dtype == (np.float32 if name == "weights" else np.int32)
     assert batch.source is None

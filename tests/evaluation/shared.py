@@ -1,12 +1,12 @@
 """A tiny model with a tokenizer of bytes, as an evaluation sees it."""
 
-from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 
 from research import config, models
+from research.config import replace_fields
 from research.data import tokenizers
 from research.data.tokenizer_backends import Bytes
 from research.inference.language_model import LanguageModel
@@ -30,7 +30,7 @@ _logits = jax.jit(models.logits, static_argnums=0)
 
 def model(length: int = 64, **changes: Any) -> LanguageModel:
     """Random parameters that predict far from uniformly."""
-    resolved = config.resolve(replace(tiny.BASE, vocabulary=0, **changes), TOKENIZER.size, length)
+    resolved = config.resolve(replace_fields(tiny.BASE, {"vocabulary": 0, **changes}), TOKENIZER.size, length)
     return LanguageModel(resolved, tiny.parameters(resolved), TOKENIZER, OBJECTIVES)
 
 

@@ -106,7 +106,7 @@ def test_scores_come_back_from_disk_as_they_were(tmp_path):
 
 
 def test_what_a_model_cannot_do_is_not_applicable(checkpoint, tmp_path):
-    infill = tasks.open(tasks.load("docs_infill"), [], limit=2)
+    infill = tasks.open_task(tasks.load_task("docs_infill"), [], limit=2)
     assert suite.answer(evaluated(checkpoint, tmp_path, 0), infill) is None
     assert suite.answer(evaluated(checkpoint, tmp_path, 1), infill) is not None
     result, outcomes = suite.ask(evaluated(checkpoint, tmp_path, 0), infill, baseline=lambda: pytest.fail("not needed"))
@@ -207,7 +207,7 @@ def test_kinds_of_scores_are_in_tables_of_their_own(checkpoint, copying, tmp_pat
     for number in (0, 1):
         asked = evaluated(checkpoint, tmp_path, number)
         results.append(suite.measure(asked, few, suite.answer(asked, few), {}))
-    infill = tasks.open(tasks.load("docs_infill"), [], limit=1)
+    infill = tasks.open_task(tasks.load_task("docs_infill"), [], limit=1)
     results.append(
         suite.not_applicable(evaluated(checkpoint, tmp_path), infill, "the model was not trained to do this")
     )

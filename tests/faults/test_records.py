@@ -2,6 +2,7 @@
 missing."""
 
 import errno
+import json
 
 import pytest
 
@@ -9,7 +10,12 @@ from research.errors import InputError
 from research.runs import records
 from research.runs.records import RecordFile, encode, examine, read
 
-RECORDS = [{"kind": "train", "step": step, "losses": {"causal": 1 / step}} for step in range(1, 5)]
+
+def record(step):
+    return {"kind": "held_out", "step": step, "losses": {"causal": 1 / step}}
+
+
+RECORDS = [record(step) for step in range(1, 5)]
 
 
 def written(path):
@@ -26,7 +32,7 @@ def test_every_flipped_bit_costs_its_own_line_alone(tmp_path):
             flipped = data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :]
             path.write_bytes(flipped)
             content = examine(path)
-            assert all(record in whole for record in content.records), (place, bit)
+            assert all(each in whole for each in content.records), (place, bit)
             lost = len(whole) - len(content.records)
             newline = data[place : place + 1] == b"\n" or flipped[place : place + 1] == b"\n"
             assert lost <= (2 if newline else 1), (place, bit)
@@ -47,7 +53,7 @@ def test_a_damaged_line_is_named_and_set_aside(tmp_path):
     path, said = tmp_path / "metrics.jsonl", []
     whole = written(path)
     lines = path.read_text().splitlines(keepends=True)
-    lines[2] = lines[2].replace("train", "trbin")
+    lines[2] = lines[2].replace("held_out", "hold_out")
     path.write_text("".join(lines))
     RecordFile(path, 3, said.append).close()
     assert said == [f"{path}: damaged lines are moved to {records.DAMAGED}: 3"]
@@ -57,14 +63,14 @@ def test_a_damaged_line_is_named_and_set_aside(tmp_path):
 
 def test_records_without_checks_are_read_too(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"kind": "train", "step": 1}\n{"kind": "train", "st')
-    assert read(path) == [{"kind": "train", "step": 1}]
+    path.write_text(json.dumps(record(1)) + '\n{"kind": "held_out", "st')
+    assert read(path) == [record(1)]
 
 
 def test_what_cannot_be_written_waits(tmp_path, monkeypatch):
     path, said = tmp_path / "metrics.jsonl", []
     file = RecordFile(path, 0, said.append)
-    file.write({"kind": "train", "step": 1})
+    file.write(record(1))
     real = type(path).open
 
     def half(self, mode="r", **settings):
@@ -77,11 +83,11 @@ def test_what_cannot_be_written_waits(tmp_path, monkeypatch):
     file.store()
     monkeypatch.setattr(type(path), "open", half)
     for step in (2, 3):
-        file.write({"kind": "train", "step": step})
+        file.write(record(step))
     monkeypatch.undo()
-    file.write({"kind": "train", "step": 4})
+    file.write(record(4))
     file.close()
-    assert [record["step"] for record in read(path)] == [1, 2, 3, 4] and not examine(path).damaged
+    assert [each["step"] for each in read(path)] == [1, 2, 3, 4] and not examine(path).damaged
     assert len(said) == 2 and "kept in memory" in said[0] and "3 records that waited" in said[1]
 
 

@@ -32,6 +32,15 @@ def test_a_mutated_input_gives_a_value_or_an_input_error(results, reader):
     assert results["found"][reader] == {}
 
 
+@pytest.mark.parametrize("case", corpus.LEFT_OUT)
+def test_a_line_of_metrics_that_once_failed_is_named_and_left_out(case, tmp_path, caplog):
+    reader = READERS[corpus.LEFT_OUT[case][0]]
+    reader.make(tmp_path)
+    corpus.LEFT_OUT[case][1](tmp_path)
+    reader.read(tmp_path)
+    assert "is damaged and left out" in caplog.text
+
+
 @pytest.mark.parametrize("case", corpus.CASES)
 def test_an_input_that_once_failed_is_refused_in_one_line(case, tmp_path):
     reader = READERS[corpus.CASES[case][0]]

@@ -136,7 +136,7 @@ def test_values_of_a_config_are_checked_by_their_name(folder, change, complaint)
 
 def test_roberta_without_padding_has_its_usual_offset():
     model, _ = config_json.read({"model_type": "roberta", "pad_token_id": None})
-    assert model.position_offset == 2
+    assert model.positions.offset == 2
 
 
 def test_of_several_weights_those_of_transformers_are_read(folder, caplog):
