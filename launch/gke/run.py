@@ -38,7 +38,7 @@ GPUS = {"h100": "nvidia-h100-80gb", "h200": "nvidia-h200-141gb"}  # eight in a n
 def main(arguments: list[str]) -> None:
     chosen = parse(arguments)
     manifest = render(chosen)
-    sys.path.insert(0, str(HERE.parent.parent / "research"))
+    sys.path.insert(0, str(HERE.parent.parent / "research" / "runtime"))
     import xla_flags
 
     kind = chosen.tpu.partition(":")[0] if chosen.tpu else "gpu"

@@ -29,7 +29,7 @@ def tables(results: Sequence[Result]) -> RenderableType:
 
 
 def _table(checkpoint: str, prompt_format: str, kind: str, results: Sequence[Result]) -> Table:
-    table = Table(title=f"{checkpoint}, asked as {prompt_format}: {kind} scores", title_justify="left")
+    table = Table(title=f"{checkpoint}, {prompt_format} prompt format: {kind} scores", title_justify="left")
     table.add_column("task", overflow="fold")
     table.add_column("n", justify="right")
     table.add_column("metric", overflow="fold")

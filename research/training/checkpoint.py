@@ -10,6 +10,7 @@ needs no memory and no blocking of the training, and holds whichever mesh reads 
 
 import json
 import shutil
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from math import isfinite
@@ -35,6 +36,7 @@ FORMAT = 2  # of a checkpoint; 1: without a manifest
 ITEMS = ("params", "training")
 MANIFEST = "manifest"
 THREADS = 8  # chunks that are hashed at once
+LATEST = 60.0  # seconds after the arrays by which Orbax has written what it says of them
 
 
 def manager(run: Path, checkpoint: config.Checkpoint) -> Manager:
@@ -137,7 +139,12 @@ class _Hashed(ocp.StandardCheckpointHandler):
 
 
 def _write_hashes(folder: Path) -> None:
-    process = jax.process_index()
+    process, limit = jax.process_index(), time.monotonic() + LATEST
+    metadata = folder / "array_metadatas" / f"process_{process}"
+    while not metadata.exists():  # on a busy machine, its writer may be later than those of the arrays
+        if time.monotonic() > limit:
+            raise FileNotFoundError(f"{metadata} was not written within {LATEST} s")
+        time.sleep(0.01)
     store = _open(folder / f"ocdbt.process_{process}")
     chunks = _hashes(store, store.list().result())
     names = [f"array_metadatas/process_{process}"] + ["_METADATA"] * (process == 0)

@@ -1,4 +1,4 @@
-"""Inputs that once failed: each is a change of the valid input of a reader. What is refused now, and what is left out."""
+"""Inputs that once failed: each is a change of the valid input of a reader. It is refused, or left out."""
 
 import json
 import struct

@@ -242,7 +242,7 @@ def test_a_masked_model_infills_with_masks():
 
 
 def test_a_text_longer_than_the_positions_is_refused():
-    learned = _lm(Causal(), positions="learned", max_positions=16)
+    learned = _lm(Causal(), **{"positions.kind": "learned", "positions.max_length": 16})
     for ask in (learned.token_losses, learned.attention):
         with pytest.raises(InputError, match="do not fit into the model's 16 positions"):
             ask(TEXT)
@@ -251,7 +251,7 @@ def test_a_text_longer_than_the_positions_is_refused():
 
 
 def test_a_context_longer_than_the_positions_loses_its_beginning():
-    learned = _lm(Causal(), positions="learned", max_positions=16)
+    learned = _lm(Causal(), **{"positions.kind": "learned", "positions.max_length": 16})
     long, short = learned.score(TEXT, "!"), learned.score(TEXT[-16:], "!")
     assert long.truncated == 1 + len(TEXT) - 16 and short.truncated == 1  # the beginning of a document counts too
     assert long.log_probabilities.tolist() == short.log_probabilities.tolist()

@@ -222,7 +222,7 @@ def test_sizes_that_are_missing_follow_from_others(whole):
     metadata, tensors = whole
     missing = ("attention.key_length", "rope.freq_base")
     model, _ = gguf.model({k: v for k, v in metadata.items() if not k.endswith(missing)}, tensors)
-    assert (model.attention.head_width, model.rotary_theta) == (model.width // model.heads, 10_000.0)
+    assert (model.attention.head_width, model.positions.theta) == (model.width // model.heads, 10_000.0)
     heads = {"llama.attention.head_count_kv": [1, 1, 1]}
     assert gguf.model(metadata | heads, tensors)[0].kv_heads == 1
     without = {k: v for k, v in metadata.items() if not k.endswith("head_count_kv")}

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from research import config, objectives
+from research.objectives.batch import ARRAYS
 from tests.objectives.shared import show
 
 
@@ -34,7 +35,7 @@ def test_what_does_not_fit_is_refused():
 
 def test_an_empty_row_is_padding_alone():
     row = objectives.row([], 5, 3)
-    assert not any(array.any() for array in (*row[:6], *row.source[:6]))
+    assert not any(array.any() for array in (getattr(side, name) for side in (row, row.source) for name in ARRAYS))
     assert (row.tokens.shape, row.source.tokens.shape) == ((5,), (3,))
 
 
@@ -48,6 +49,6 @@ def test_rows_are_stacked_with_the_contracts_types():
         for side, length in ((batch, 8), (batch.source, 9)):
             if side is None:
                 continue
-            for name in side._fields[:6]:
+            for name in ARRAYS:
                 assert getattr(side, name).shape == (2, length)
                 assert getattr(side, name).dtype == (np.float32 if name == "weights" else np.int32)

@@ -15,6 +15,7 @@ from rich.console import Console
 
 import research
 from research import config
+from research.analysis import page
 from research.commands import evaluate
 from research.config import MLP, Attention, Checkpoint, Data, Evaluation, Experiment, Logging, Model, Probes, Schedule
 from research.config.validation import validate
@@ -93,7 +94,7 @@ def test_it_trains_is_sampled_evaluated_and_reported(run):
     assert {name for r in records if r["kind"] == "tasks" for name in r["scores"]} == {f"copying/{n}" for n in names}
     result = json.loads((run / "result.json").read_text())
     assert set(result["objectives"]) == names and result["probes"]["continuations"]
-    assert "token_deletion" in (run / "report.html").read_text()
+    assert "token_deletion" in page.write([run]).read_text()
 
 
 def test_it_is_stored_by_its_module_and_resumes_to_the_last_bit(run, tmp_path):

@@ -1,4 +1,5 @@
 import io
+import json
 import math
 
 import numpy as np
@@ -91,9 +92,14 @@ def test_a_piece_with_nothing_to_hide_is_read_without_loss(piece, encoder_decode
 
 
 def test_documents_with_nothing_to_hide_train_and_have_no_loss(tmp_path):
-    (tmp_path / "text.txt").write_text("\n".join("abcdefgh" * 5))
+    lines = (json.dumps({"text": letter}) for letter in "abcdefgh" * 5)
+    (tmp_path / "letters.jsonl").write_text("\n".join(lines))
     data = Data(
-        source=f"text:{tmp_path}/text.txt", tokenizer="bytes", length=16, batch=8, cache=str(tmp_path / "cache")
+        source=f"jsonl:{tmp_path}/letters.jsonl#text",
+        tokenizer="bytes",
+        length=16,
+        batch=8,
+        cache=str(tmp_path / "cache"),
     )
     experiment = Experiment(
         model=Model(width=8, depth=1, attention=Attention(heads=2), mlp=MLP(width=8)),

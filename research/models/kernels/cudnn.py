@@ -52,9 +52,15 @@ def attend(
     if not fits(query, intervals, bias):
         return blocks.attend(query, key, value, intervals, scale, bias)
     documents, known = find_documents(intervals, key.shape[1])
-    fallback = jax.checkpoint(partial(blocks.attend, intervals=intervals, scale=scale, bias=None))
-    packed = partial(_packed, documents, intervals.causal, scale)
-    return lax.cond(known, packed, fallback, query, key, value)
+
+    def packed(documents: Documents, _: Intervals, query: Array, key: Array, value: Array) -> Array:
+        return _packed(documents, intervals.causal, scale, query, key, value)
+
+    @jax.checkpoint
+    def fallback(_: Documents, seen: Intervals, query: Array, key: Array, value: Array) -> Array:
+        return blocks.attend(query, key, value, seen, scale, None)
+
+    return lax.cond(known, packed, fallback, documents, intervals, query, key, value)
 
 
 class Documents(NamedTuple):

@@ -25,16 +25,17 @@ def dot_product_attention(query, key, value, *, scale, mask_type, q_seqlen, kv_s
     undefined = [~jnp.any(x, axis=1)[..., None, None] for x in (queries, keys, keys)]
 
     @jax.custom_vjp
-    def attend(*arrays):
+    def attend(arrays, intervals, undefined):
         return jnp.where(undefined[0], jnp.nan, plain.attend(*arrays, intervals, scale, None))
 
-    def forward(*arrays):
-        return attend(*arrays), arrays
+    def forward(arrays, intervals, undefined):
+        return attend(arrays, intervals, undefined), (arrays, intervals, undefined)
 
-    def backward(arrays, cotangent):
+    def backward(kept, cotangent):
+        arrays, intervals, undefined = kept
         _, back = jax.vjp(lambda *xs: plain.attend(*xs, intervals, scale, None), *arrays)
         gradients = back(jnp.where(undefined[0], 0, cotangent))
-        return tuple(jnp.where(where, jnp.nan, x) for where, x in zip(undefined, gradients, strict=True))
+        return [jnp.where(where, jnp.nan, x) for where, x in zip(undefined, gradients, strict=True)], None, None
 
     attend.defvjp(forward, backward)
-    return attend(query, key, value)
+    return attend([query, key, value], intervals, undefined)
