@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from research import sharding
 from research.config import Experiment
@@ -48,5 +49,5 @@ def _table(metrics: Metrics, step: int, documents: list[list[tuple[str, int]]]) 
     losses = metrics.rows.losses / np.maximum(metrics.rows.weights, 1e-9)
     for row in np.argsort(-np.nan_to_num(losses, nan=np.inf), kind="stable"):
         places = ", ".join(f"{source} #{number}" for source, number in documents[row])
-        table.add_row(str(row), f"{losses[row]:.4g}", f"{metrics.rows.weights[row]:g}", places)
+        table.add_row(str(row), f"{losses[row]:.4g}", f"{metrics.rows.weights[row]:g}", Text(places))
     return table

@@ -142,7 +142,8 @@ def _write_hashes(folder: Path) -> None:
     chunks = _hashes(store, store.list().result())
     names = [f"array_metadatas/process_{process}"] + ["_METADATA"] * (process == 0)
     files = {name: _file_hash(folder / name) for name in names}
-    (folder / f"checksums.{process}.json").write_text(json.dumps({"chunks": chunks, "files": files}, indent=1))
+    hashes = json.dumps({"chunks": chunks, "files": files}, indent=1)
+    (folder / f"checksums.{process}.json").write_text(hashes, encoding="ascii")
 
 
 def _restore(run: Path, step: int | None, items: dict[str, Any]) -> list[Any]:
@@ -233,7 +234,7 @@ def _damaged(folder: Path, processes: int | None) -> str:
         chunks: dict[str, str] = {}
         wrong: list[str] = []
         for path in sorted(folder.glob("checksums.*.json")):
-            hashes = json.loads(path.read_text())
+            hashes = json.loads(path.read_bytes())
             chunks |= hashes["chunks"]
             wrong += [f"file {name}" for name, value in hashes["files"].items() if _file_hash(folder / name) != value]
         store = _open(folder)
