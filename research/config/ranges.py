@@ -115,7 +115,8 @@ RANGES = {
     "bad_steps.bound": Range(0, 1e9),
     "logging.every": Range(1, STEPS),
     "seed": Range(0, 2**32 - 1),
-    # options of commands, which stand in no part of an experiment
+}
+OPTIONS = {  # of commands, which stand in no part of an experiment
     "resume_from": Range(0, STEPS),
     "replay": Range(1, STEPS),
     "samples": Range(1, 10**6),
@@ -138,8 +139,8 @@ RANGES = {
 
 
 def range_of(path: str) -> Range | None:
-    """The range of a field by its path, in which the number of an objective stands for any."""
-    return RANGES.get(re.sub(r"\.\d+\.", ".*.", path))
+    """The range of an option, or of a field by its path, in which the number of an objective stands for any."""
+    return RANGES.get(re.sub(r"\.\d+\.", ".*.", path)) or OPTIONS.get(path)
 
 
 def out_of_range(tree: Any) -> list[str]:

@@ -35,6 +35,7 @@ from research.data.tokenizer_backends import (
 )
 from research.errors import InputError
 from research.objectives import Objective, Vocabulary
+from research.runtime import files
 
 KINDS = {coder.kind: coder for coder in (Bytes, Characters, Integers, SentencePiece, HuggingFace)}
 SENTINELS = 100  # as many as T5 has
@@ -175,7 +176,7 @@ def load(spec: str) -> Tokenizer:
         if not argument.isdecimal() or len(argument) > 10 or not 1 <= int(argument) <= MOST_INTEGERS:
             raise InputError(f"tokenizer {spec!r}: SIZE in integers:SIZE is a positive number, at most {MOST_INTEGERS}")
         return Tokenizer(Integers(int(argument)))
-    path = Path(spec).expanduser()
+    path = files.expanded(spec)
     return (
         _from_file(path)
         if path.is_file()

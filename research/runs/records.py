@@ -49,8 +49,11 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def examine(path: Path) -> Content:
-    """Reads a file that may be damaged, or not exist. Raises InputError if it has another format."""
-    data = path.read_bytes() if path.exists() else b""
+    """Reads a file that may be damaged, or not exist. Raises InputError if it has another format or is a folder."""
+    try:
+        data = path.read_bytes() if path.exists() else b""
+    except IsADirectoryError as error:
+        raise InputError(f"{path} is a folder, not a file of records") from error
     lines = data.split(b"\n")
     last, checked = lines.pop(), MARK.encode() in data
     records, damaged = [], []

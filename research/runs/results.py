@@ -31,7 +31,7 @@ def result(
     `evaluators/probes.py`) if the experiment has any."""
     experiment, losses = run.experiment, evaluators.held_out.losses
     found: dict[str, Any] = {
-        "objectives": {name: _finite({"loss": loss, **_baselines(run, name)}) for name, loss in losses.items()},
+        "objectives": {name: finite({"loss": loss, **_baselines(run, name)}) for name, loss in losses.items()},
         "steps": experiment.schedule.steps,
         "tokens": experiment.schedule.steps * experiment.data.batch * experiment.data.length,
         "seconds": seconds,
@@ -72,7 +72,7 @@ def _baselines(run: Prepared, name: str) -> dict[str, float]:
     return {"unigram": unigram, "uniform": float(np.log(size))}
 
 
-def _finite(numbers: dict[str, float]) -> dict[str, float | None]:
+def finite(numbers: dict[str, float]) -> dict[str, float | None]:
     """None for what is not a number, as JSON has none."""
     return {name: number if math.isfinite(number) else None for name, number in numbers.items()}
 

@@ -132,8 +132,10 @@ def read_json(path: Path) -> dict[str, Any]:
     """Raises InputError if the file is damaged."""
     try:
         tree: dict[str, Any] = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError, IsADirectoryError) as error:
         raise InputError(f"{path} is damaged: {error}") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"{path} is damaged: it is not an object")
     return tree
 
 

@@ -19,14 +19,19 @@ MISTAKE = 2  # exit code: the user can mend it
 LOST = 75  # exit code: another process of the run has ended (EX_TEMPFAIL of sysexits.h)
 # what is in the errors of JAX's ways of communication when the other side is gone
 BROKEN = ("Gloo", "NCCL", "coordination service", "heartbeat", "Barrier", "UNAVAILABLE")
+NO_BACKEND = "Unable to initialize backend"  # in JAX's error where the accelerator that is asked for is not here
 USED = "must be called before any JAX calls"  # in JAX's error where a process has computed already
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
 
 def cache_folder(chosen: str | None = None) -> Path:
     """Where prepared data, compiled programs and fetched models are kept: the chosen folder, else the environment's
-    RESEARCH_CACHE, else ~/.cache/research."""
-    return Path(chosen or os.environ.get("RESEARCH_CACHE") or "~/.cache/research").expanduser()
+    RESEARCH_CACHE, else ~/.cache/research. Raises InputError if there is no home directory."""
+    folder = chosen or os.environ.get("RESEARCH_CACHE") or "~/.cache/research"
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{folder}: there is no home directory; set RESEARCH_CACHE to a folder for caches") from error
 
 
 def configure_jax(compiled: str | None = None) -> None:
@@ -131,6 +136,11 @@ def shown(error: Exception) -> int:
     """The exit code for an error, which is printed: a user's mistake and a storage that is full as one line."""
     if isinstance(error, InputError):
         print(f"error: {error}", file=sys.stderr)
+        return MISTAKE
+    if isinstance(error, RuntimeError) and NO_BACKEND in str(error):
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        reason = " ".join(str(error).split())
+        print(f"error: JAX_PLATFORMS={asked}: {reason}; unset it to use what this machine has", file=sys.stderr)
         return MISTAKE
     if full := files.storage_error(error):
         print(
