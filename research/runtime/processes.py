@@ -19,7 +19,6 @@ MISTAKE = 2  # exit code: the user can mend it
 LOST = 75  # exit code: another process of the run has ended (EX_TEMPFAIL of sysexits.h)
 # what is in the errors of JAX's ways of communication when the other side is gone
 BROKEN = ("Gloo", "NCCL", "coordination service", "heartbeat", "Barrier", "UNAVAILABLE")
-NO_BACKEND = "Unable to initialize backend"  # in JAX's error where the accelerator that is asked for is not here
 USED = "must be called before any JAX calls"  # in JAX's error where a process has computed already
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
@@ -137,9 +136,8 @@ def shown(error: Exception) -> int:
     if isinstance(error, InputError):
         print(f"error: {error}", file=sys.stderr)
         return MISTAKE
-    if isinstance(error, RuntimeError) and NO_BACKEND in str(error):
-        asked = os.environ.get("JAX_PLATFORMS", "")
-        reason = " ".join(str(error).split())
+    if _without_backend(error):
+        asked, reason = os.environ.get("JAX_PLATFORMS", ""), " ".join(str(error).split()) or "there is none"
         print(f"error: JAX_PLATFORMS={asked}: {reason}; unset it to use what this machine has", file=sys.stderr)
         return MISTAKE
     if full := files.storage_error(error):
@@ -157,6 +155,14 @@ def shown(error: Exception) -> int:
         file=sys.stderr,
     )
     return LOST
+
+
+def _without_backend(error: Exception) -> bool:
+    """Whether JAX has not found the accelerator that it was asked for; where its plugin is not installed either, it
+    fails an assertion of its own."""
+    frames = traceback.extract_tb(error.__traceback__)
+    failed = isinstance(error, AssertionError) and bool(frames) and frames[-1].filename.endswith("xla_bridge.py")
+    return failed or (isinstance(error, RuntimeError) and "Unable to initialize backend" in str(error))
 
 
 def peak_memory() -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from research.data import tokenizers
 
-TEXTS = ("one text", "été, 世界 🎉", "x" * 40, " a  b\n<|end|> ")
+TEXTS = ("one text", "été, 世界 🎉", "x" * 40 + "!", " a  b\n<|end|> ")
 TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] | trim }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
