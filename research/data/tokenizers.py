@@ -67,15 +67,19 @@ class Tokenizer:
         return max(self.coder.size, *(i + 1 for i in self.names), 0)
 
     def encode(self, text: str) -> list[int]:
-        """Ordinary ids only. Raises InputError if the text has a character that the tokenizer cannot express, or half of
-        a surrogate pair, as arguments have where the locale is not that of the terminal."""
+        """Ordinary ids only.
+
+        Raises:
+          InputError: if the text has a character that the tokenizer cannot express, or half of a surrogate pair, as
+            arguments have where the locale is not that of the terminal.
+        """
         try:
             return [int(i) for i in self.coder.encode([text])[0]]
         except UnicodeEncodeError as error:
             code = f"U+{ord(text[error.start]):04X}" if error.start < len(text) else "a surrogate"
             raise InputError(
-                f"the text has {code} at place {error.start}, which is no character; is the locale that of the terminal "
-                "(LC_ALL, PYTHONUTF8=1)?"
+                f"the text has {code} at place {error.start}, which is no character; where the terminal writes UTF-8, "
+                "set PYTHONUTF8=1"
             ) from error
 
     def encode_many(self, texts: Sequence[str]) -> list[np.ndarray]:

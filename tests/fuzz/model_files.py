@@ -135,6 +135,7 @@ def gguf(folder: Path) -> None:
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": [3] + [1] * (len(tokens) - 1),
         "tokenizer.ggml.merges": [" ".join(pair) for pair in vocabulary["merges"]],
+        "tokenizer.ggml.bos_token_id": 0,
         "tokenizer.ggml.eos_token_id": 0,
     }
     test_gguf.written(folder / "x.gguf", "llama", metadata, {n: np.ones(s, np.float32) for n, s in shapes.items()})

@@ -55,7 +55,7 @@ def test_the_harness_finds_what_is_not_allowed(tmp_path):
         "    raises=reader(lambda: 1 / 0), hangs=reader(lambda: time.sleep(99)),\n"
         "    takes=reader(lambda: bytearray(1 << 30)), ends=reader(lambda: os._exit(3)))\n"
         "for name in ('raises', 'hangs', 'takes', 'ends'):\n"
-        "    found = [each for batch in harness.inputs(name, 0, 3, 0, time.monotonic() + 60) for each in batch]\n"
+        "    found = [each for _, batch in harness.inputs(name, 0, 3, 0, time.monotonic() + 60) for each in batch]\n"
         "    print(name, {failure.outcome.split(':')[0] for failure in found})\n"
     )
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
