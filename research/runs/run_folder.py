@@ -89,7 +89,7 @@ def claim(folder: Path, experiment: Experiment, tokenizer: Tokenizer, data: dict
     check(folder, experiment)
     path = folder / "experiment.json"
     stored: dict[str, Any] = read_json(path) if path.exists() else {"run": secrets.token_hex(8)}
-    _check_data(folder, stored.get("data") or {}, data or {})
+    check_data(folder, data or {})
     if not (folder / "tokenizer").is_dir():
         with cache.building(folder / "tokenizer") as unfinished:
             tokenizer.save(unfinished)
@@ -173,10 +173,15 @@ def _facts() -> dict[str, Any]:
     }
 
 
-def _check_data(folder: Path, stored: dict[str, str], data: dict[str, str]) -> None:
-    """Raises InputError if the content of a source is not what it was, though its name is."""
-    changed = [f"{use}: {stored[use]} there, {data[use]} here" for use in stored if stored[use] != data.get(use)]
-    if data and changed:
+def check_data(folder: Path, data: dict[str, str]) -> None:
+    """Raises InputError if the content of a source (`Corpus.contents`) is not what the run in the folder has read,
+    though its name is; nothing is known of the data of older runs."""
+    path = folder / "experiment.json"
+    stored = (read_json(path).get("data") or {}) if path.exists() else {}
+    changed = [
+        f"{use}: {stored[use]} there, {data[use]} here" for use in data if stored.get(use, data[use]) != data[use]
+    ]
+    if changed:
         raise InputError(
             f"{folder} holds a run on other data; restore the data, or choose another --workdir. Different are:\n  "
             + "\n  ".join(changed)

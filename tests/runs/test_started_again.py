@@ -9,6 +9,7 @@ import pytest
 from research.config import Schedule
 from research.errors import InputError
 from research.runs import run_folder, stopping
+from research.runs.replay import replay
 from research.runs.trainer import train
 from research.training import checkpoint
 from tests.faults.shared import experiment, quiet, said
@@ -81,6 +82,8 @@ def test_other_data_under_the_same_name_is_refused_and_the_same_data_anew_is_not
     text.write_bytes(content.replace(b"square", b"sqaure", 1))  # of the same length
     with pytest.raises(InputError, match="run on other data"):
         train(changed(small, steps=6), run, quiet())
+    with pytest.raises(InputError, match="run on other data"):
+        replay(small, run, 2, quiet())
     text.write_bytes(content)  # written again: the content counts, and not when it was written
     os.utime(text, (0, 0))
     train(small, run, quiet())
