@@ -11,6 +11,7 @@ needs no memory and no blocking of the training, and holds whichever mesh reads 
 import json
 import shutil
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from math import isfinite
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 import xxhash
+from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import CheckpointManager as Manager
 from orbax.checkpoint import checkpoint_managers as policies
@@ -134,6 +136,17 @@ class _Hashed(ocp.StandardCheckpointHandler):
         futures = await super().async_save(directory, *arguments, **settings)
         folder = Path(getattr(directory, "path", directory))  # one that Orbax is making, or one that is there
         return [ocp.future.ChainedFuture(futures, lambda: _write_hashes(folder))]
+
+    def finalize(self, directory: Any) -> None:
+        super().finalize(_LiteralPath(directory))
+
+
+class _LiteralPath(epath.gpath.PosixGPath):
+    """A local folder whose own name is no pattern. Orbax looks for what the processes have written by a pattern of the
+    whole path; in a folder with brackets in its name it would find nothing, and say nothing."""
+
+    def glob(self, pattern: str) -> Iterator[Any]:
+        return map(epath.Path, Path(self).glob(pattern))
 
 
 def _write_hashes(folder: Path) -> None:

@@ -33,13 +33,17 @@ def test_a_mutated_input_gives_a_value_or_an_input_error(results, reader):
 
 
 @pytest.mark.parametrize("case", corpus.CASES)
-def test_an_input_that_once_failed_is_refused_in_one_line(case, tmp_path):
+def test_an_input_that_once_failed_is_refused_in_one_line(case, tmp_path, caplog):
+    """Or, where it is a line of a run's own records, left out with a warning that names it."""
     reader = READERS[corpus.CASES[case][0]]
     reader.make(tmp_path)
     corpus.CASES[case][1](tmp_path)
-    with pytest.raises(InputError) as error:
+    try:
         reader.read(tmp_path)
-    assert len(str(error.value)) < 1000
+    except InputError as error:
+        assert len(str(error)) < 1000
+    else:
+        assert "metrics.jsonl: line 1 is damaged and left out" in caplog.text
 
 
 def test_the_harness_finds_what_is_not_allowed(tmp_path):
