@@ -24,7 +24,7 @@ CUDA_DRIVER = 580  # the first driver for CUDA 13
 def main(extras: list[str]) -> None:
     wanted = {*COMMON, *extras, "cuda"} if gpu() else {*COMMON, *extras}
     if missing(wanted):
-        with open(ROOT / ".venv.lock", "w") as lock:
+        with open(ROOT / ".venv.lock", "w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # another terminal or node may be installing into the same folder
             if missing(wanted):
                 install(wanted)
@@ -52,7 +52,7 @@ def missing(wanted: set[str]) -> bool:
 
 
 def installed() -> dict:
-    return json.loads(INSTALLED.read_text()) if INSTALLED.exists() else {"key": None, "extras": []}
+    return json.loads(INSTALLED.read_text(encoding="utf-8")) if INSTALLED.exists() else {"key": None, "extras": []}
 
 
 def key() -> str:
@@ -77,7 +77,7 @@ def install(wanted: set[str]) -> None:
     pip = [PYTHON, "-m", "pip", "--disable-pip-version-check", "install", *quiet]
     if run([*pip, "--constraint", CONSTRAINTS, "--editable", target], stdout=sys.stderr):
         sys.exit("error: the installation failed; the messages above say why. The next start begins anew")
-    INSTALLED.write_text(json.dumps({"key": key(), "extras": extras}) + "\n")
+    INSTALLED.write_text(json.dumps({"key": key(), "extras": extras}) + "\n", encoding="utf-8")
     UNFINISHED.unlink()
 
 

@@ -1,6 +1,7 @@
 """`python -m research COMMAND …`, which is also the console script `research`."""
 
 import importlib
+import io
 import sys
 
 from research.commands import COMMANDS
@@ -8,6 +9,9 @@ from research.commands import COMMANDS
 
 def main() -> None:
     """Runs the command that the arguments name; its mistakes end the process with exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding lacks is shown, not an error
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print(f"usage: research COMMAND …\n\nCommands: {', '.join(COMMANDS)}; research COMMAND --help says more")

@@ -64,7 +64,7 @@ def forget_programs() -> Iterator[None]:
 def resident() -> int:
     """Bytes of memory that this process has now; its peak where that is not known."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * resource.getpagesize()
     except OSError:
         return peak()
 

@@ -71,7 +71,8 @@ def _losses(runs: Sequence[Run], objective: str) -> list[Curve]:
             curves.append(_curve(number, _label(runs, number, label), kind, points))
         if len(runs) == 1 and run.result is not None and objective in run.result["objectives"]:
             unigram = run.result["objectives"][objective]["unigram"]
-            curves.append(_curve(number, "unigram", "baseline", [(0, unigram), (run.step, unigram)]))
+            points = [] if unigram is None else [(0, unigram), (run.step, unigram)]
+            curves.append(_curve(number, "unigram", "baseline", points))
     return curves
 
 

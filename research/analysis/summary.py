@@ -1,6 +1,7 @@
 """What a page says of runs in words: what was run, what was set, and samples."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from statistics import median
 from typing import Any
@@ -43,11 +44,15 @@ def _loss(run: Run, objective: str) -> str:
     held_out = [record for record in run.of_kind("held_out") if objective in record["losses"]]
     if not held_out:
         return ""
-    shown = f"{held_out[-1]['losses'][objective]:.3f}"
+    shown = _number(held_out[-1]["losses"][objective])
     if run.result is not None:
         losses = run.result["objectives"][objective]
-        shown += f" (unigram {losses['unigram']:.3f}, uniform {losses['uniform']:.3f})"
+        shown += f" (unigram {_number(losses['unigram'])}, uniform {_number(losses['uniform'])})"
     return shown
+
+
+def _number(loss: float | None) -> str:
+    return "no number" if loss is None or not math.isfinite(loss) else f"{loss:.3f}"
 
 
 def _speed(run: Run) -> str:

@@ -87,7 +87,7 @@ def parse(program: str, arguments: Sequence[str], default: T) -> T:
     help, prints every field with its meaning and default and exits; a value of the wrong type exits with its field.
 
     Raises:
-      InputError: if there is no such field; it names the nearest ones.
+      InputError: if there is no such field, with the nearest ones, or an option is out of its range.
     """
     names = [argument[2:].split("=")[0].replace("-", "_") for argument in arguments if argument.startswith("--")]
     default, absent = _with_parts(default, names)
@@ -109,7 +109,16 @@ def parse(program: str, arguments: Sequence[str], default: T) -> T:
     )
     if unknown:
         raise InputError(_unknown(unknown[0], [_option(path) for path, _ in _leaves(default)]))
+    if wrong := [line for path, value in _leaves(chosen) if "." not in path and (line := _out_of_range(path, value))]:
+        raise InputError("; ".join(wrong))
     return chosen
+
+
+def _out_of_range(path: str, value: Any) -> str:
+    """What is wrong with an option, if it is a number; those of an experiment are checked with the rest of it."""
+    range_ = ranges.range_of(path)
+    outside = range_ is not None and isinstance(value, int | float) and value not in range_
+    return f"--{_option(path)} {value} is not {range_}" if outside else ""
 
 
 def _with_parts(tree: Any, names: Sequence[str], path: str = "") -> tuple[Any, list[tuple[str, type]]]:

@@ -7,6 +7,7 @@ Hugging Face folder or name, or a GGUF file, becomes a run folder.
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from research.commands import command_line
 from research.errors import InputError
@@ -23,4 +24,4 @@ def main(arguments: list[str]) -> None:
         raise InputError(usage)
     processes.configure_jax()
     convert.convert(source, Path(folder), options)
-    Console().print(f"{folder} is written", highlight=False, markup=False)
+    Console().print(Text(f"{folder} is written"))

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
+from rich.text import Text
 
 from research import config
 from research.commands import command_line
@@ -48,7 +49,7 @@ def main(arguments: list[str]) -> None:
         planned_config.write(
             Path(name or ""), chosen.write, config_file.read(Path(name or "")), chosen.experiment, best
         )
-        console.print(f"written: {chosen.write}", highlight=False)
+        console.print(Text(f"written: {chosen.write}"))
     sys.exit(code)
 
 
@@ -91,5 +92,5 @@ def _resolved(experiment: Experiment) -> Experiment:
 
 
 def _compiled(experiment: Experiment, topology: Topology, console: Console) -> compiling.Compiled:
-    with console.status(f"compiling for {topology} …"):
+    with console.status(Text(f"compiling for {topology} …")):
         return compiling.compile(experiment, topology)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from research.commands import command_line
 from research.errors import InputError
@@ -25,4 +26,4 @@ def main(arguments: list[str]) -> None:
     from research.analysis import page  # only now, so that a mistake on the command line is told at once
 
     path = page.write([Path(name) for name in folders], options.out)
-    Console().print(str(path), highlight=False, soft_wrap=True)
+    Console().print(Text(str(path)), soft_wrap=True)

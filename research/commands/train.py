@@ -1,6 +1,7 @@
 """The command `train CONFIG [--workdir DIR] [--FIELD VALUE …]`: trains, evaluates, and shows the result."""
 
 from rich.console import Console
+from rich.text import Text
 
 from research.commands import command_line
 from research.runtime import processes
@@ -21,6 +22,6 @@ def main(arguments: list[str]) -> None:
     trainer.train(chosen.experiment, chosen.workdir, console, traced, chosen.resume_from)
     if processes.is_main_process():
         try:
-            console.print(f"report: {page.write([chosen.workdir])}", highlight=False, soft_wrap=True)
+            console.print(Text(f"report: {page.write([chosen.workdir])}"), soft_wrap=True)
         except Exception as error:  # the run is complete without it
-            console.print(f"the report could not be written: {type(error).__name__}: {error}", highlight=False)
+            console.print(Text(f"the report could not be written: {type(error).__name__}: {error}"))

@@ -30,12 +30,14 @@ def read(path: Path) -> Experiment:
 
 
 def _call(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"<{path.name}>"  # which no import could mean
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise InputError(f"{path} is neither Python (.py) nor a saved experiment (.json)")
     module = importlib.util.module_from_spec(spec)
     folder = str(path.parent.resolve())
     sys.path.insert(0, folder)
+    sys.modules[name] = module  # where annotations that are text are looked up
     try:
         spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):

@@ -1,4 +1,4 @@
-"""The range of every number of an experiment: what is checked before anything else happens, and what `--help` shows.
+"""The range of every number of an experiment and of every option of a command: checked first, and shown by `--help`.
 
 The bounds are not what is sensible, but what can be meant: beyond them is a typing mistake, a unit, or a value from
 which only NaN follows.
@@ -116,11 +116,31 @@ RANGES = {
     "logging.every": Range(1, STEPS),
     "seed": Range(0, 2**32 - 1),
 }
+OPTIONS = {  # of commands, which stand in no part of an experiment
+    "resume_from": Range(0, STEPS),
+    "replay": Range(1, STEPS),
+    "samples": Range(1, 10**6),
+    "candidates": Range(1, 2**24),
+    "tokens": Range(1, POSITIONS),
+    "least": Range(0, POSITIONS),
+    "temperature": Range(0, 1e6),
+    "top_k": Range(0, 2**24),
+    "top_p": Range(0, 1, "("),
+    "shots": Range(0, 10_000),
+    "limit": Range(1, STEPS),
+    "length": Range(2, POSITIONS),
+    "every": Range(0, 1e6, "("),
+    "rounds": Range(1, 10**6),
+    "count": Range(1, 10**6),
+    "batch": Range(1, 2**24),
+    "items": Range(1, STEPS),
+    "alternatives": Range(0, 10**6),
+}
 
 
 def range_of(path: str) -> Range | None:
-    """The range of a field by its path, in which the number of an objective stands for any."""
-    return RANGES.get(re.sub(r"\.\d+\.", ".*.", path))
+    """The range of an option, or of a field by its path, in which the number of an objective stands for any."""
+    return RANGES.get(re.sub(r"\.\d+\.", ".*.", path)) or OPTIONS.get(path)
 
 
 def out_of_range(tree: Any) -> list[str]:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from research.errors import InputError
+
 log = logging.getLogger(__name__)
 
 
@@ -23,16 +25,26 @@ def key(format: int, *parts: object) -> str:
 def made(folder: Path, make: Callable[[Path], None]) -> Path:
     """The folder as it is there, or else as `make` fills it; then it appears at the end, whole. Of all processes that
     want it, on this machine or on others that share its disk, one makes it and the others wait; if it fails, the next
-    one tries."""
+    one tries.
+
+    Raises:
+      InputError: if nothing can be written there.
+    """
     if folder.is_dir():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.parent / f".lock-{folder.name}", poll_interval=0.5)
     try:
-        held = lock.acquire(timeout=0)
-    except Timeout:
-        log.warning("waiting for another process, which prepares %s", folder)
-        held = lock.acquire()
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.parent / f".lock-{folder.name}", poll_interval=0.5)
+        try:
+            held = lock.acquire(timeout=0)
+        except Timeout:
+            log.warning("waiting for another process, which prepares %s", folder)
+            held = lock.acquire()
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        raise InputError(
+            f"the cache {folder.parent} cannot be written: {error.strerror}; choose another folder with --data.cache "
+            "or the environment's RESEARCH_CACHE"
+        ) from error
     with held:
         if not folder.is_dir():
             with building(folder) as unfinished:

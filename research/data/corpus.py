@@ -95,6 +95,17 @@ class Corpus:
             )
         return "; ".join([*read, f"vocabulary of {training.vocabulary.size:,} ids", *rows])
 
+    @property
+    def contents(self) -> dict[str, str]:
+        """What each objective reads, in words that differ where the documents, their tokens or their division do."""
+        plans = {"training": self.training.plans, "held out": tuple(self.held_out_plans.values())}
+        names = list(self.held_out_plans)
+        return {
+            f"{name}, {use}": f"{_size(plan.documents)} ({plan.documents.store.digest} from {plan.documents.first:,})"
+            for use, all_plans in plans.items()
+            for name, plan in zip(names, all_plans, strict=True)
+        }
+
     def batch(self, step: int, rows: Sequence[int] | None = None) -> Batch:
         """These rows of the global batch of a step: the share of one host. None: the whole."""
         return self.training.batch(step, rows)

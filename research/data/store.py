@@ -108,6 +108,12 @@ class Store:
                 self._verified[block] = 1
         return self.tokens[first:last].astype(np.int32)
 
+    @cached_property
+    def digest(self) -> str:
+        """Of the content, wherever and whenever it was made."""
+        facts = json.dumps([self.meta[name] for name in ("parts", "documents", "tokens", "dtype", "offsets")])
+        return f"{xxhash.xxh3_64_intdigest(facts.encode() + self._checksums.tobytes()):016x}"
+
     def _damaged(self, what: str) -> InputError:
         return InputError(f"the token store {self.folder} is damaged ({what}); delete the folder, and it is made again")
 
@@ -226,7 +232,7 @@ def _write(folder: Path, source: DataSource, tokenizer: Tokenizer, prefix: str, 
     lengths = array("q")  # of the parts of the documents
     console = Console(stderr=True)
     progress = Progress(
-        TextColumn(f"tokenising {source.name}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.fields[tokens]:,} tokens"),
         TimeElapsedColumn(),
@@ -235,7 +241,8 @@ def _write(folder: Path, source: DataSource, tokenizer: Tokenizer, prefix: str, 
         disable=not console.is_terminal,
     )
     with progress, open(folder / "tokens.bin", "wb") as file, ThreadPoolExecutor(1) as reader:
-        task = progress.add_task("", total=sum(one.size for one in source.files) or None, tokens=0)
+        size = sum(one.size for one in source.files)
+        task = progress.add_task(f"tokenising {source.name}", total=size or None, tokens=0)
 
         def all_records() -> Iterator[Record | SkippedRecord]:
             for one in source.files:

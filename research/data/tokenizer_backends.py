@@ -132,8 +132,12 @@ class Characters:
     @classmethod
     def load(cls, folder: Path) -> "Characters":
         alphabet = json_files.parse(json_files.read_text(folder / "alphabet.json"), folder / "alphabet.json")
-        if not isinstance(alphabet, str) or len(set(alphabet)) < len(alphabet):
-            raise InputError(f"{folder / 'alphabet.json'} is not an alphabet: a JSON string without a character twice")
+        usable = isinstance(alphabet, str) and len(set(alphabet)) == len(alphabet)
+        if not usable or any("\ud800" <= character <= "\udfff" for character in alphabet):
+            raise InputError(
+                f"{folder / 'alphabet.json'} is not an alphabet: a JSON string without a character twice, or half of "
+                "a surrogate pair"
+            )
         return cls(alphabet)
 
 

@@ -35,6 +35,7 @@ from research.data.tokenizer_backends import (
 )
 from research.errors import InputError
 from research.objectives import Objective, Vocabulary
+from research.runtime import files
 
 KINDS = {coder.kind: coder for coder in (Bytes, Characters, Integers, SentencePiece, HuggingFace)}
 SENTINELS = 100  # as many as T5 has
@@ -66,8 +67,20 @@ class Tokenizer:
         return max(self.coder.size, *(i + 1 for i in self.names), 0)
 
     def encode(self, text: str) -> list[int]:
-        """Ordinary ids only. Raises InputError if the text has a character that the tokenizer cannot express."""
-        return [int(i) for i in self.coder.encode([text])[0]]
+        """Ordinary ids only.
+
+        Raises:
+          InputError: if the text has a character that the tokenizer cannot express, or half of a surrogate pair, as
+            arguments have where the locale is not that of the terminal.
+        """
+        try:
+            return [int(i) for i in self.coder.encode([text])[0]]
+        except UnicodeEncodeError as error:
+            code = f"U+{ord(text[error.start]):04X}" if error.start < len(text) else "a surrogate"
+            raise InputError(
+                f"the text has {code} at place {error.start}, which is no character; where the terminal writes UTF-8, "
+                "set PYTHONUTF8=1"
+            ) from error
 
     def encode_many(self, texts: Sequence[str]) -> list[np.ndarray]:
         """An int32 array for each text, computed in parallel where the library can."""
@@ -175,7 +188,7 @@ def load(spec: str) -> Tokenizer:
         if not argument.isdecimal() or len(argument) > 10 or not 1 <= int(argument) <= MOST_INTEGERS:
             raise InputError(f"tokenizer {spec!r}: SIZE in integers:SIZE is a positive number, at most {MOST_INTEGERS}")
         return Tokenizer(Integers(int(argument)))
-    path = Path(spec).expanduser()
+    path = files.expanded(spec)
     return (
         _from_file(path)
         if path.is_file()

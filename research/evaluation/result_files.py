@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from research.data.json_forms import Form, fields, read_json, sequence
 from research.errors import InputError
@@ -29,7 +30,8 @@ def tables(results: Sequence[Result]) -> RenderableType:
 
 
 def _table(checkpoint: str, prompt_format: str, kind: str, results: Sequence[Result]) -> Table:
-    table = Table(title=f"{checkpoint}, {prompt_format} prompt format: {kind} scores", title_justify="left")
+    title = Text(f"{checkpoint}, {prompt_format} prompt format: {kind} scores", style="table.title")
+    table = Table(title=title, title_justify="left")
     table.add_column("task", overflow="fold")
     table.add_column("n", justify="right")
     table.add_column("metric", overflow="fold")
@@ -39,9 +41,9 @@ def _table(checkpoint: str, prompt_format: str, kind: str, results: Sequence[Res
     table.add_column("verdict")
     for result in results:
         documents = "" if result.documents == result.items else f" in {result.documents}"
-        shown = [result.label, f"{result.items}{documents}"]
+        shown: list[str | Text] = [Text(result.label), f"{result.items}{documents}"]
         if not result.measured:
-            table.add_row(*shown, "", "n/a", "", "", "", result.note, end_section=True)
+            table.add_row(*shown, "", "n/a", "", "", "", Text(result.note), end_section=True)
         for number, one in enumerate(result.measured):
             cells = _cells(one)
             if number == 0 and result.truncated:
@@ -75,12 +77,13 @@ def comparisons(found: Sequence[Comparison]) -> RenderableType:
 
 
 def _differences(first: str, other: str, kind: str, found: Sequence[Comparison]) -> Table:
-    table = Table(title=f"{other} minus {first}, paired: {kind} scores", title_justify="left")
+    title = Text(f"{other} minus {first}, paired: {kind} scores", style="table.title")
+    table = Table(title=title, title_justify="left")
     for heading in ("task", "metric", "difference [95 %]", "verdict"):
         table.add_column(heading)
     for one in found:
         value, low, high = one.difference
-        table.add_row(one.task, one.metric, f"{value:+.4f} [{low:+.4f}, {high:+.4f}]", one.verdict)
+        table.add_row(Text(one.task), one.metric, f"{value:+.4f} [{low:+.4f}, {high:+.4f}]", one.verdict)
     return table
 
 

@@ -21,7 +21,7 @@ from research.inference.language_model import LanguageModel
 from research.inference.prompting import PromptFormat, continuation_prompt
 from research.inference.requests import Continuation, Scorable, Score
 
-STOP_WORDS = frozenset((FOLDER / "stop_words.txt").read_text().split())
+STOP_WORDS = frozenset((FOLDER / "stop_words.txt").read_text(encoding="utf-8").split())
 Progress = Callable[[float, str], None]  # the share that is done, of what
 
 
@@ -224,6 +224,8 @@ def _measure(name: str, outcomes: Sequence[Outcome], others: Mapping[str, Sequen
 
 def _against(sums: Sums, others: Mapping[str, Sums], better: str) -> str:
     """Where chance is no baseline: the score against the best of the others, on the same items."""
+    if math.isnan(sums.value):
+        return statistics.NO_VERDICT
     sign = 1 if better == "higher" else -1
     name, other = max(others.items(), key=lambda pair: sign * pair[1].value)
     gain = statistics.difference(sums, other)

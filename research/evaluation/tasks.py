@@ -215,6 +215,8 @@ class _Writer:
             case "text":
                 text = str(self.text(record))
                 shown = detokenisers.detokenise(text, task.detokeniser) if task.detokeniser else text
+                if not shown.strip():
+                    raise InputError(f"task {task.name}: an empty text from a record with {', '.join(record)}")
                 return Item(document, (Rolling(shown),), words=len(text.split()), bytes=len(text.encode()))
             case "generate":
                 temperature = 0.0 if task.top_k == 1 else 1.0

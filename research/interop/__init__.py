@@ -7,7 +7,6 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,6 +20,7 @@ from research.interop.huggingface import write
 from research.interop.mapping import Tensor
 from research.interop.names import Names
 from research.models import Params
+from research.runtime import files
 
 log = logging.getLogger(__name__)
 __all__ = ["Source", "load", "open", "write"]
@@ -50,7 +50,7 @@ def open(source: str) -> Source:
     Raises:
       InputError: if it is missing, damaged, or something that the stack cannot express; the message says what.
     """
-    path = Path(source).expanduser()
+    path = files.expanded(source)
     if path.is_file() and path.suffix == ".gguf":
         metadata, tensors = gguf.open_file(path)
         model, names = gguf.model(metadata, tensors)

@@ -21,6 +21,7 @@ from research.interop import config_json, mapping, safetensors, tokenizer_json
 from research.interop.mapping import Tensor
 from research.interop.names import Names
 from research.models import Params
+from research.runtime import files
 
 log = logging.getLogger(__name__)
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -41,7 +42,7 @@ def find(source: str) -> Path:
     Raises:
       InputError: if there is no such thing.
     """
-    folder = Path(source).expanduser()
+    folder = files.expanded(source)
     if (folder / "snapshots").is_dir():
         revision = folder / "refs" / "main"
         if not revision.exists():

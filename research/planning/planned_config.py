@@ -61,4 +61,4 @@ def write(base: Path, file: Path, original: Experiment, asked: Experiment, best:
         mfu=best.mfu,
         changes=pprint.pformat(changes, indent=4, width=100, sort_dicts=False),
     )
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")

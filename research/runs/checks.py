@@ -49,7 +49,21 @@ def check(experiment: Experiment, folder: Path, resume_from: int | None = None) 
         run_folder.check(folder, experiment)
     if resume_from is not None and resume_from not in checkpoint.steps(folder):
         raise InputError(f"--resume-from {resume_from}: {folder} has checkpoints of {checkpoint.steps(folder)}")
+    _check_steps(folder, experiment.schedule.steps, resume_from)
     return Checked(experiment, source, tasks, resume_from)
+
+
+def _check_steps(folder: Path, steps: int, resume_from: int | None) -> None:
+    """Raises InputError if the run would begin after its end."""
+    there = checkpoint.steps(folder)
+    first = resume_from if resume_from is not None else there[-1] if there else 0
+    if first > steps:
+        fitting = [step for step in there if step <= steps]
+        back = f", --resume-from {fitting[-1]}" if fitting else ""
+        raise InputError(
+            f"schedule.steps: {steps:,} are fewer than the {first:,} that {folder} has taken; choose {first:,} or "
+            f"more{back}, or another --workdir"
+        )
 
 
 def _provisional(experiment: Experiment, source: Initial | None) -> Experiment:

@@ -15,6 +15,7 @@ from research.inference.language_model import LanguageModel
 from research.interop import peft
 from research.models import adapters
 from research.runs import run_folder
+from research.runtime import files
 from research.training import checkpoint
 from research.training.state import TrainState
 
@@ -31,7 +32,7 @@ def convert(source: str, folder: Path, options: Options) -> None:
     """Raises InputError if the source is unusable, the folder exists, or the target cannot express the model."""
     if folder.exists():
         raise InputError(f"{folder} exists; choose another name or remove it")
-    of_run = (Path(source).expanduser() / "experiment.json").exists()
+    of_run = (files.expanded(source) / "experiment.json").exists()
     lm = research.load(source)
     match options.to or ("huggingface" if of_run else "run"):
         case "huggingface":

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from research.errors import InputError
 from research.evaluation import comparison, datasets, result_files, suite, tasks
@@ -84,7 +85,7 @@ def questions(options: Options, console: Console) -> list[TaskDataset]:
         except datasets.Missing:
             missing.append(name)
     if missing:
-        console.print(f"without data, and left out: {', '.join(missing)}")
+        console.print(Text(f"without data, and left out: {', '.join(missing)}"))
     return found
 
 
@@ -110,7 +111,7 @@ def evaluate(
             if processes.is_main_process():
                 result_files.write_results(out, results, found)
     console.print(result_files.tables(results), result_files.comparisons(found))
-    console.print(f"{out} has results.json, and a row for each item below {out / 'rows'}")
+    console.print(Text(f"{out} has results.json, and a row for each item below {out / 'rows'}"))
     return results
 
 
@@ -147,7 +148,7 @@ def ask(
     evaluated: EvaluatedModel, baseline: EvaluatedModel | None, one: TaskDataset, console: Console
 ) -> tuple[Result, list[Outcome] | None]:
     """One checkpoint on one task, with a progress bar."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         rows: dict[str, TaskID] = {}
 
@@ -173,7 +174,7 @@ def watch(run: Path, chosen: Sequence[TaskDataset], options: Options, out: Path,
             except InputError:
                 if step in checkpoint.steps(run):
                     raise
-                console.print(f"{run}: the checkpoint of step {step:,} was deleted before it was evaluated")
+                console.print(Text(f"{run}: the checkpoint of step {step:,} was deleted before it was evaluated"))
             seen.add(step)
         if complete and not new:
             return

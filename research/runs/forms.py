@@ -19,7 +19,7 @@ ANY = fields({})
 RECORD = fields({"kind": text, "step": count}, TIMES)
 RESULT = fields(
     {
-        "objectives": each(fields({"loss": number, "unigram": number, "uniform": number})),
+        "objectives": each(fields({"loss": optional(number), "unigram": optional(number), "uniform": number})),
         "seconds": number,
         "peak_memory_bytes": number,
     },

@@ -12,6 +12,7 @@ from research.config import Model
 from research.data import tokenizers
 from research.data.tokenizers import Tokenizer
 from research.models import Params, adapters
+from research.runtime import files
 from research.sharding import Layout, parameter_shardings
 from research.training import checkpoint, state
 
@@ -44,7 +45,7 @@ class Initial:
 
 def open(source: str) -> Initial:
     """Raises InputError if the source is missing, damaged, or something that the stack cannot express."""
-    folder = Path(source).expanduser()
+    folder = files.expanded(source)
     if (folder / "experiment.json").exists():
         trained = config.load(folder / "experiment.json").model
         tokenizer = tokenizers.load(str(folder / "tokenizer"))

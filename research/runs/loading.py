@@ -2,7 +2,6 @@
 
 import re
 from functools import partial
-from pathlib import Path
 
 import jax
 from jax.sharding import SingleDeviceSharding
@@ -13,6 +12,7 @@ from research.data import tokenizers
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
 from research.inference.language_model import LanguageModel
+from research.runtime import files
 from research.training import checkpoint
 
 
@@ -23,7 +23,7 @@ def load(path: str) -> LanguageModel:
       InputError: if it is none of these, is damaged, or has a feature that the stack does not have.
     """
     path, step = split_step(path)
-    folder = Path(path).expanduser()
+    folder = files.expanded(path)
     if (folder / "experiment.json").exists():
         experiment = config.load(folder / "experiment.json")
         here = SingleDeviceSharding(jax.local_devices()[0])

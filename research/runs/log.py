@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from research.config import Logging
 from research.runs import clock, records, side_channels
@@ -28,7 +29,7 @@ class Log:
         self.console, self.steps, self.clock = console, steps, clock
         self.file = records.RecordFile(folder / records.FILE, start, self.print) if keeps else None
         self.channels = side_channels.open_channels(folder, config, start, self.print) if keeps else []
-        columns = (TextColumn("{task.fields[line]}"), BarColumn(None), TimeRemainingColumn(compact=True))
+        columns = (TextColumn("{task.fields[line]}", markup=False), BarColumn(None), TimeRemainingColumn(compact=True))
         self.progress = Progress(*columns, console=console, expand=True, disable=not console.is_terminal)
         self.task = self.progress.add_task("", total=steps, completed=start, line="compiling the step …")
         self.begin, self.start, self.last_line = time.monotonic(), start, 0.0
@@ -46,7 +47,7 @@ class Log:
 
     def print(self, text: str) -> None:
         """A line above the progress line."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(Text(text), soft_wrap=True)
 
     def record(self, record: dict[str, Any]) -> None:
         """Keeps a record everywhere, with the time and what it was spent on until now, and shows it."""

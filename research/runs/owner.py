@@ -118,7 +118,7 @@ def _place() -> dict[str, Any]:
     namespace = Path("/proc/self/ns/pid")
     return {
         "host": platform.node(),
-        "boot": boot.read_text().strip() if boot.exists() else "",
+        "boot": boot.read_text(encoding="utf-8").strip() if boot.exists() else "",
         "namespace": os.readlink(namespace) if namespace.exists() else "",
         "process": os.getpid(),
         "started": _started(os.getpid()),
@@ -129,7 +129,7 @@ def _started(process: int) -> str:
     """When a process began, so that a later one of the same number is not taken for it; "" if there is none."""
     stat = Path(f"/proc/{process}/stat")
     if stat.exists():
-        state, *fields = stat.read_text().rpartition(")")[2].split()
+        state, *fields = stat.read_text(encoding="latin-1").rpartition(")")[2].split()
         return "" if state == "Z" else fields[18]
     if Path("/proc").exists():
         return ""

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from research import config, data
 from research.config import Experiment
@@ -29,7 +30,9 @@ def prepare(checked: Checked, folder: Path, console: Console) -> Prepared:
     show."""
     run = open_data(checked, folder, console)
     if processes.is_main_process():
-        run_folder.claim(folder, run.experiment, run.corpus.tokenizer)
+        for line in run_folder.changes(folder, run.experiment):
+            console.print(Text(f"not as before: {line}"), soft_wrap=True)
+        run_folder.claim(folder, run.experiment, run.corpus.tokenizer, run.corpus.contents)
     run_folder.check_shared(folder)
     return run
 
@@ -37,7 +40,7 @@ def prepare(checked: Checked, folder: Path, console: Console) -> Prepared:
 def open_data(checked: Checked, folder: Path, console: Console) -> Prepared:
     """As `prepare`, but writes nothing in the folder."""
     corpus = data.open_corpus(checked.experiment, None if checked.source is None else checked.source.tokenizer)
-    console.print(corpus.facts, highlight=False)
+    console.print(Text(corpus.facts))
     longest = max(checked.experiment.data.length, checked.experiment.data.source_length or 0)
     model = config.resolve(checked.experiment.model, corpus.vocabulary.size, longest)
     experiment = replace(checked.experiment, model=model)

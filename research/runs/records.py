@@ -116,7 +116,7 @@ class RecordFile:
             if self.file is None:
                 if self.path.stat().st_size > self.size:
                     os.truncate(self.path, self.size)  # half a line of an earlier try
-                self.file = self.path.open("a")
+                self.file = self.path.open("a", encoding="utf-8")
             self.file.write(text)
             self.file.flush()
         except OSError as error:

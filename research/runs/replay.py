@@ -6,11 +6,12 @@ import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from research import sharding
 from research.config import Experiment
 from research.errors import InputError
-from research.runs import checks, prepared, start
+from research.runs import checks, prepared, run_folder, start
 from research.training import checkpoint
 from research.training.step import Metrics
 
@@ -20,7 +21,7 @@ def replay(experiment: Experiment, folder: Path, step: int, console: Console) ->
     with their losses and documents, the worst first.
 
     Raises:
-      InputError: if the experiment cannot run, or the run does not have that step.
+      InputError: if the experiment cannot run, the data is not what it was, or the run does not have that step.
     """
     if not 1 <= step <= experiment.schedule.steps:
         raise InputError(f"--replay {step}: steps are between 1 and {experiment.schedule.steps}")
@@ -28,6 +29,7 @@ def replay(experiment: Experiment, folder: Path, step: int, console: Console) ->
         raise InputError(f"--replay {step}: {folder} is not a run folder")
     checked = checks.check(experiment, folder)
     run = prepared.open_data(checked, folder, console)
+    run_folder.check_data(folder, run.corpus.contents)
     before = [saved for saved in checkpoint.steps(folder) if saved < step]
     state = checkpoint.restore(folder, run.compiled.state, before[-1]) if before else start.first_state(run, checked)
     console.print(f"from step {int(state.step):,}", highlight=False)
@@ -48,5 +50,5 @@ def _table(metrics: Metrics, step: int, documents: list[list[tuple[str, int]]]) 
     losses = metrics.rows.losses / np.maximum(metrics.rows.weights, 1e-9)
     for row in np.argsort(-np.nan_to_num(losses, nan=np.inf), kind="stable"):
         places = ", ".join(f"{source} #{number}" for source, number in documents[row])
-        table.add_row(str(row), f"{losses[row]:.4g}", f"{metrics.rows.weights[row]:g}", places)
+        table.add_row(str(row), f"{losses[row]:.4g}", f"{metrics.rows.weights[row]:g}", Text(places))
     return table

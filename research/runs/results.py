@@ -1,5 +1,6 @@
 """What a run came to: `result.json`, and what the terminal shows at the end."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from research.objectives import Batch
 from research.runs.clock import share
@@ -23,12 +25,13 @@ def result(
     run: Prepared, evaluators: Evaluators, guard: Guard, spent: dict[str, float], seconds: float
 ) -> dict[str, Any]:
     """{"objectives": {name: {"loss", "unigram", "uniform"}}, "steps", "tokens", "seconds", "goodput", "spent",
-    "peak_memory_bytes"}, losses in nats per target, seconds and memory of this process, goodput and what time was spent
-    on (see `runs/clock.py`) over all starts of the run; "skipped" if steps were; and "probes" (see
+    "peak_memory_bytes"}, losses in nats per target (None: there were no targets, or it is not a number),
+    seconds and memory of this process, goodput and what time was spent on (see `runs/clock.py`) over all starts of the
+    run; "skipped" if steps were; and "probes" (see
     `evaluators/probes.py`) if the experiment has any."""
     experiment, losses = run.experiment, evaluators.held_out.losses
     found: dict[str, Any] = {
-        "objectives": {name: {"loss": loss, **_baselines(run, name)} for name, loss in losses.items()},
+        "objectives": {name: finite({"loss": loss, **_baselines(run, name)}) for name, loss in losses.items()},
         "steps": experiment.schedule.steps,
         "tokens": experiment.schedule.steps * experiment.data.batch * experiment.data.length,
         "seconds": seconds,
@@ -69,6 +72,11 @@ def _baselines(run: Prepared, name: str) -> dict[str, float]:
     return {"unigram": unigram, "uniform": float(np.log(size))}
 
 
+def finite(numbers: dict[str, float]) -> dict[str, float | None]:
+    """None for what is not a number, as JSON has none."""
+    return {name: number if math.isfinite(number) else None for name, number in numbers.items()}
+
+
 def _table(result: dict[str, Any]) -> Table:
     skipped = f", {result['skipped']:,} of them skipped" if "skipped" in result else ""
     title = f"{result['steps']:,} steps{skipped}, {result['tokens']:,} tokens, {result['seconds']:,.0f} s"
@@ -77,6 +85,12 @@ def _table(result: dict[str, Any]) -> Table:
         table.add_column(heading, justify="right")
     for name, losses in result["objectives"].items():
         loss, unigram, uniform = losses["loss"], losses["unigram"], losses["uniform"]
-        numbers = (f"{loss:.3f}", f"{np.exp(loss):,.1f}", f"{unigram:.3f}", f"{uniform:.3f}", f"{loss / unigram:.2f}")
-        table.add_row(name, *numbers)
+        if unigram is None:
+            numbers = ["no targets", "", "", f"{uniform:.3f}", ""]
+        elif loss is None:
+            numbers = ["not a number", "", f"{unigram:.3f}", f"{uniform:.3f}", ""]
+        else:
+            numbers = [f"{loss:.3f}", f"{np.exp(loss):,.1f}", f"{unigram:.3f}", f"{uniform:.3f}"]
+            numbers.append(f"{loss / unigram:.2f}" if unigram else "")
+        table.add_row(Text(name), *numbers)
     return table

@@ -57,17 +57,12 @@ def check(folder: Path, experiment: Experiment) -> None:
       InputError: if it holds a run of another experiment, naming what differs, or if no checkpoint could be saved
         there.
     """
-    path = folder / "experiment.json"
-    if path.exists():
-        stored = config.load(path)
-        longest = max(experiment.data.length, experiment.data.source_length or 0)
-        resolved = replace(experiment, model=config.resolve(experiment.model, stored.model.vocabulary, longest))
-        changed = _differences(config.to_dict(stored), config.to_dict(resolved))
-        if changed:
-            raise InputError(
-                f"{folder} holds a run of another experiment; choose another --workdir or remove it. Different are:\n  "
-                + "\n  ".join(changed)
-            )
+    changed = [line for path, line in _changes(folder, experiment) if not _is_free(path)]
+    if changed:
+        raise InputError(
+            f"{folder} holds a run of another experiment; choose another --workdir or remove it. Different are:\n  "
+            + "\n  ".join(changed)
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -77,17 +72,30 @@ def check(folder: Path, experiment: Experiment) -> None:
     _check_renames(folder)
 
 
-def claim(folder: Path, experiment: Experiment, tokenizer: Tokenizer) -> None:
-    """Writes what is known about the run before it begins; `experiment` is resolved. Raises as `check`."""
+def changes(folder: Path, experiment: Experiment) -> list[str]:
+    """A line with both values for each field that differs from the run in the folder, and may."""
+    return [line for path, line in _changes(folder, experiment) if _is_free(path)]
+
+
+def claim(folder: Path, experiment: Experiment, tokenizer: Tokenizer, data: dict[str, str] | None = None) -> None:
+    """Writes what is known about the run before it begins.
+
+    Args:
+      experiment: resolved.
+      data: what the run reads (`Corpus.contents`); None: it takes no steps.
+
+    Raises:
+      InputError: as `check`, and if the run in the folder has read other data.
+    """
     check(folder, experiment)
     path = folder / "experiment.json"
-    stored = json_forms.read_json(path, forms.ANY)
-    identity = secrets.token_hex(8) if stored is None else stored.get("run")
+    stored: dict[str, Any] = json_forms.read_json(path, forms.ANY) or {"run": secrets.token_hex(8)}
+    check_data(folder, data or {})
     if not (folder / "tokenizer").is_dir():
         with cache.building(folder / "tokenizer") as unfinished:
             tokenizer.save(unfinished)
             files.sync_folder(unfinished)
-    config.save(experiment, path, run=identity, **_facts())
+    config.save(experiment, path, run=stored.get("run"), data=data or stored.get("data"), **_facts())
 
 
 def check_shared(folder: Path) -> None:
@@ -97,6 +105,11 @@ def check_shared(folder: Path) -> None:
     multihost_utils.sync_global_devices("run folder")
     if not (folder / "experiment.json").exists():
         raise InputError(f"{folder.absolute()} of process {jax.process_index()} is not that of process 0; share a disk")
+
+
+def drop_result(folder: Path) -> None:
+    """Removes the result of an earlier end of a run that takes further steps."""
+    (folder / "result.json").unlink(missing_ok=True)
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
@@ -150,14 +163,42 @@ def _facts() -> dict[str, Any]:
     }
 
 
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
-    if path in FREE:
+def check_data(folder: Path, data: dict[str, str]) -> None:
+    """Raises InputError if the content of a source (`Corpus.contents`) is not what the run in the folder has read,
+    though its name is; nothing is known of the data of older runs."""
+    path = folder / "experiment.json"
+    stored = (json_forms.read_json(path, forms.ANY) or {}).get("data") or {}
+    changed = [
+        f"{use}: {stored[use]} there, {data[use]} here" for use in data if stored.get(use, data[use]) != data[use]
+    ]
+    if changed:
+        raise InputError(
+            f"{folder} holds a run on other data; restore the data, or choose another --workdir. Different are:\n  "
+            + "\n  ".join(changed)
+        )
+
+
+def _is_free(path: str) -> bool:
+    return any(path == free or path.startswith(f"{free}.") for free in FREE)
+
+
+def _changes(folder: Path, experiment: Experiment) -> list[tuple[str, str]]:
+    """Path, and a line with both values, of every field that differs from the run in the folder, if there is one."""
+    path = folder / "experiment.json"
+    if not path.exists():
         return []
+    stored = config.load(path)
+    longest = max(experiment.data.length, experiment.data.source_length or 0)
+    resolved = replace(experiment, model=config.resolve(experiment.model, stored.model.vocabulary, longest))
+    return _differences(config.to_dict(stored), config.to_dict(resolved))
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[tuple[str, str]]:
     if isinstance(old, dict) and isinstance(new, dict):
         names = {**old, **new}
         parts = (_differences(old.get(n), new.get(n), f"{path}.{n}" if path else n) for n in names)
-        return [line for part in parts for line in part]
+        return [difference for part in parts for difference in part]
     if isinstance(old, list | tuple) and isinstance(new, list | tuple) and len(old) == len(new):
         pairs = enumerate(zip(old, new, strict=True))
         return [line for index, (a, b) in pairs for line in _differences(a, b, f"{path}.{index}")]
-    return [] if old == new else [f"{path}: {old!r} there, {new!r} here"]
+    return [] if old == new else [(path, f"{path}: {old!r} there, {new!r} here")]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from research import models, sharding
 from research.config import Experiment
@@ -36,7 +37,7 @@ def train(
     began, main = time.time(), processes.is_main_process()
     with stopping.exits():
         checked = checks.check(experiment, folder, resume_from)
-        with owned(folder, console.print) if main else nullcontext() as owner:
+        with owned(folder, lambda text: console.print(Text(text))) if main else nullcontext() as owner:
             run = prepared.prepare(checked, folder, console)
             state, progress = start(run, checked)
             experiment, first, last = run.experiment, int(state.step), run.experiment.schedule.steps
@@ -51,6 +52,8 @@ def train(
                 guard = Guard(run, checkpoints.finished, progress.get("guard", {}))
                 meter = Meter(run, guard, log, progress.get("meter", {}))
                 clock.spent["starting"] += time.time() - began
+                if main and first < last:
+                    run_folder.drop_result(folder)
                 log.print(f"{folder}: {models.size(state.params):,} parameters, from step {first:,}")
                 rows = run.compiled.layout.rows(experiment.data.batch)
                 with stopping.notices() as asked_to_stop, run.corpus.loader(first, last, rows) as loader:

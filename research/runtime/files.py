@@ -8,6 +8,8 @@ import secrets
 import shutil
 from pathlib import Path
 
+from research.errors import InputError
+
 UNFINISHED = ".unfinished-"  # begins the name of what is being written
 STORAGE = 74  # exit code: the disk is full, over quota or read-only (EX_IOERR of sysexits.h)
 _SHORT = re.compile(r"\d+ requested and \d+ written")  # numpy's words, without a number
@@ -28,6 +30,14 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             unfinished.unlink(missing_ok=True)
         raise
     _sync(path.parent)
+
+
+def expanded(path: str) -> Path:
+    """A path in which ~ stands for a home directory. Raises InputError if there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{path}: there is no such home directory; write the whole path") from error
 
 
 def sync_folder(folder: Path) -> None:

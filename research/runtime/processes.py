@@ -25,8 +25,12 @@ ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PRO
 
 def cache_folder(chosen: str | None = None) -> Path:
     """Where prepared data, compiled programs and fetched models are kept: the chosen folder, else the environment's
-    RESEARCH_CACHE, else ~/.cache/research."""
-    return Path(chosen or os.environ.get("RESEARCH_CACHE") or "~/.cache/research").expanduser()
+    RESEARCH_CACHE, else ~/.cache/research. Raises InputError if there is no home directory."""
+    folder = chosen or os.environ.get("RESEARCH_CACHE") or "~/.cache/research"
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{folder}: there is no home directory; set RESEARCH_CACHE to a folder for caches") from error
 
 
 def configure_jax(compiled: str | None = None) -> None:
@@ -132,6 +136,10 @@ def shown(error: Exception) -> int:
     if isinstance(error, InputError):
         print(f"error: {error}", file=sys.stderr)
         return MISTAKE
+    if _without_backend(error):
+        asked, reason = os.environ.get("JAX_PLATFORMS", ""), " ".join(str(error).split()) or "there is none"
+        print(f"error: JAX_PLATFORMS={asked}: {reason}; unset it to use what this machine has", file=sys.stderr)
+        return MISTAKE
     if full := files.storage_error(error):
         print(
             f"error: {full}. What was complete before is whole; make room, then rerun the same command to resume",
@@ -147,6 +155,14 @@ def shown(error: Exception) -> int:
         file=sys.stderr,
     )
     return LOST
+
+
+def _without_backend(error: Exception) -> bool:
+    """Whether JAX has not found the accelerator that it was asked for; where its plugin is not installed either, it
+    fails an assertion of its own."""
+    frames = traceback.extract_tb(error.__traceback__)
+    failed = isinstance(error, AssertionError) and bool(frames) and frames[-1].filename.endswith("xla_bridge.py")
+    return failed or (isinstance(error, RuntimeError) and "Unable to initialize backend" in str(error))
 
 
 def peak_memory() -> int:

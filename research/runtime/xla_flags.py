@@ -40,8 +40,8 @@ DEVICES = "--xla_force_host_platform_device_count="
 def attached(pci: Path = Path("/sys/bus/pci/devices"), devices: Path = Path("/dev")) -> str:
     """The kind of accelerator of this machine, a key of FLAGS."""
     for vendor in pci.glob("*/vendor"):
-        kind = _PCI.get((vendor.parent / "device").read_text().strip())
-        if kind and vendor.read_text().strip() == _GOOGLE:
+        kind = _PCI.get((vendor.parent / "device").read_text(encoding="ascii").strip())
+        if kind and vendor.read_text(encoding="ascii").strip() == _GOOGLE:
             return kind
     return "gpu" if any((devices / name).exists() for name in ("nvidia0", "nvidiactl", "dxg")) else "cpu"
 

@@ -12,6 +12,7 @@ import json
 import shutil
 import time
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from math import isfinite
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 import xxhash
+from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import CheckpointManager as Manager
 from orbax.checkpoint import checkpoint_managers as policies
@@ -137,6 +139,17 @@ class _Hashed(ocp.StandardCheckpointHandler):
         folder = Path(getattr(directory, "path", directory))  # one that Orbax is making, or one that is there
         return [ocp.future.ChainedFuture(futures, lambda: _write_hashes(folder))]
 
+    def finalize(self, directory: Any) -> None:
+        super().finalize(_LiteralPath(directory))
+
+
+class _LiteralPath(epath.gpath.PosixGPath):
+    """A local folder whose own name is no pattern. Orbax looks for what the processes have written by a pattern of the
+    whole path; in a folder with brackets in its name it would find nothing, and say nothing."""
+
+    def glob(self, pattern: str) -> Iterator[Any]:
+        return map(epath.Path, Path(self).glob(pattern))
+
 
 def _write_hashes(folder: Path) -> None:
     process, limit = jax.process_index(), time.monotonic() + LATEST
@@ -149,7 +162,8 @@ def _write_hashes(folder: Path) -> None:
     chunks = _hashes(store, store.list().result())
     names = [f"array_metadatas/process_{process}"] + ["_METADATA"] * (process == 0)
     files = {name: _file_hash(folder / name) for name in names}
-    (folder / f"checksums.{process}.json").write_text(json.dumps({"chunks": chunks, "files": files}, indent=1))
+    hashes = json.dumps({"chunks": chunks, "files": files}, indent=1)
+    (folder / f"checksums.{process}.json").write_text(hashes, encoding="ascii")
 
 
 def _restore(run: Path, step: int | None, items: dict[str, Any]) -> list[Any]:
@@ -240,7 +254,7 @@ def _damaged(folder: Path, processes: int | None) -> str:
         chunks: dict[str, str] = {}
         wrong: list[str] = []
         for path in sorted(folder.glob("checksums.*.json")):
-            hashes = json.loads(path.read_text())
+            hashes = json.loads(path.read_bytes())
             chunks |= hashes["chunks"]
             wrong += [f"file {name}" for name, value in hashes["files"].items() if _file_hash(folder / name) != value]
         store = _open(folder)

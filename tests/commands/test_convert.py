@@ -77,9 +77,9 @@ def test_a_run_of_characters_becomes_what_transformers_loads(tmp_path):
     transformers = pytest.importorskip("transformers")
     text = "To be, or not\nto bé"
     made = tokenizers.make("characters", lambda: [text])
-    model = replace(families.gpt2("124m"), **SMALL, max_positions=64)
+    model = replace_fields(families.gpt2("124m"), SMALL | {"positions.max_length": 64})
     ours = research.load(str(random_run(tmp_path / "run", model, Causal(), made)))
-    convert.main([str(tmp_path / "run"), str(tmp_path / "theirs")])
+    convert_command.main([str(tmp_path / "run"), str(tmp_path / "theirs")])
     peer = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "theirs").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "theirs")
     ids = tokenizer(text).input_ids

@@ -319,3 +319,11 @@ def test_what_is_wrong_with_a_name(tmp_path, monkeypatch):
             tokenizers.make(spec, lambda: CORPUS)
     with pytest.raises(InputError, match="of 4000 pieces cannot be trained on this text"):
         tokenizers.make("train:4000", lambda: ["too short"])
+
+
+@pytest.mark.parametrize("spec", ["bytes", "characters", "train:420"])
+def test_half_of_a_surrogate_pair_is_refused(spec):
+    """As an argument has it that was not decoded with the terminal's encoding."""
+    made = tokenizers.load("bytes") if spec == "bytes" else tokenizers.make(spec, lambda: CORPUS)
+    with pytest.raises(InputError):
+        made.encode("a \udcc3 b")

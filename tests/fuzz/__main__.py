@@ -34,11 +34,10 @@ def main() -> int:
     for place, name in enumerate(names):
         share = time.monotonic() + (end - time.monotonic()) / (len(names) - place)
         tried[name] = 0
-        for failures in harness.inputs(name, 0, chosen.count, chosen.seed, share):
+        for done, failures in harness.inputs(name, 0, chosen.count, chosen.seed, share):
             for failure in failures:
                 found[name].setdefault(failure.outcome, failure.seed)
-            tried[name] += harness.BATCH
-        tried[name] = min(tried[name], chosen.count)
+            tried[name] += done
         if not chosen.json:
             print(f"{name}: {tried[name]:,} inputs, {len(found[name])} kinds of failures", flush=True)
             for outcome, seed in found[name].items():

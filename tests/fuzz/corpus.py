@@ -72,6 +72,16 @@ def removed(pattern: str) -> Callable[[Path], None]:
     return lambda folder: next(folder.glob(pattern)).unlink()
 
 
+def _folder(name: str) -> Callable[[Path], None]:
+    """A folder in place of a file."""
+
+    def change(folder: Path) -> None:
+        (folder / name).unlink()
+        (folder / name).mkdir()
+
+    return change
+
+
 def _long_record(folder: Path) -> None:
     """A length of 2^33 whose checksum is right."""
     path = next(folder.glob("*tfrecord-*"))
@@ -119,6 +129,9 @@ CASES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "numbers of options without end": ("task", tree("task.yaml", {"options": "range(10 ** 12)"})),
     "a task that is a list": ("task", written("task.yaml", "[]")),
     "a record that is a list": ("task", line("records.jsonl", b"[1]")),
+    "half of a surrogate pair in an alphabet": ("saved_tokenizer", written("alphabet.json", '"ab\\udf89"')),
+    "records that are a folder": ("metrics", _folder("metrics.jsonl")),
+    "an expression that backtracks": ("tokenizer_folder", replace("tokenizer.json", b'"\\\\s+|', b'"(x+)+$|')),
     "an answer without a key": ("answers", line("answers.jsonl", b'{"output": "x"}')),
     "an answer that is a number": ("answers", line("answers.jsonl", b"3")),
     "a score that is text": ("answers", line("answers.jsonl", b'{"key": "k", "log_probabilities": "x"}')),

@@ -21,7 +21,7 @@ from research.errors import InputError
 from tests.fuzz.mutations import mutate
 from tests.fuzz.readers import READERS, Reader
 
-BATCH = 64  # inputs of one process
+BATCH = 512  # inputs of one process, which imports the reader before the first
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Failure:
     outcome: str  # the exception and where it was raised, or how the process ended
 
 
-def inputs(name: str, first: int, stop: int, seed: int, deadline: float) -> Iterator[list[Failure]]:
-    """The failures of the inputs numbered from `first` to `stop - 1`, batch by batch, until the deadline
-    (`time.monotonic()`)."""
+def inputs(name: str, first: int, stop: int, seed: int, deadline: float) -> Iterator[tuple[int, list[Failure]]]:
+    """Tries the inputs numbered from `first` to `stop - 1`, batch by batch, until the deadline (`time.monotonic()`).
+    Gives how many inputs of a batch were tried, and the failures among them."""
     reader = READERS[name]
     with tempfile.TemporaryDirectory() as parent:
         valid = Path(parent) / "valid"
@@ -43,8 +43,8 @@ def inputs(name: str, first: int, stop: int, seed: int, deadline: float) -> Iter
         _forked(reader, lambda: reader.make(valid))
         while first < stop and time.monotonic() < deadline:
             last = min(first + BATCH, stop)
-            done, failures = _batch(name, valid, Path(parent) / "input", first, last, seed)
-            yield failures
+            done, failures = _batch(name, valid, Path(parent) / "input", first, last, seed, deadline)
+            yield done, failures
             first += done
 
 
@@ -76,8 +76,11 @@ def outcome(reader: Reader, folder: Path) -> str:
     return ""
 
 
-def _batch(name: str, valid: Path, folder: Path, first: int, last: int, seed: int) -> tuple[int, list[Failure]]:
-    """How many inputs were tried, and the failures among them. A process that ends takes the rest with it."""
+def _batch(
+    name: str, valid: Path, folder: Path, first: int, last: int, seed: int, until: float
+) -> tuple[int, list[Failure]]:
+    """How many inputs were tried until then, and the failures among them. A process that ends takes the rest with
+    it."""
     reader = READERS[name]
     reading, writing = os.pipe()
     child = os.fork()
@@ -88,7 +91,7 @@ def _batch(name: str, valid: Path, folder: Path, first: int, last: int, seed: in
     failures: list[Failure] = []
     number, buffer, ended = first, b"", ""
     deadline = time.monotonic() + reader.seconds + 30  # the first input imports as well
-    while number < last and not ended:
+    while number < last and not ended and (number == first or time.monotonic() < until):
         if not select.select([reading], [], [], max(deadline - time.monotonic(), 0))[0]:
             os.kill(child, signal.SIGKILL)
             ended = f"takes more than {reader.seconds:g} seconds"
@@ -104,8 +107,10 @@ def _batch(name: str, valid: Path, folder: Path, first: int, last: int, seed: in
         if not received:
             ended = "the process has ended"
     os.close(reading)
+    if number < last and not ended:
+        os.kill(child, signal.SIGKILL)  # the time is over
     status = os.waitpid(child, 0)[1]
-    if number < last:
+    if ended:
         if ended == "the process has ended":
             ended += f" with {os.waitstatus_to_exitcode(status)}"
         failures.append(Failure(name, key(name, number, seed), ended))

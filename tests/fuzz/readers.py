@@ -14,6 +14,7 @@ import numpy as np
 
 from research.data import sources, store, tokenizers
 from research.data.crc32c import masked_crc32c
+from tests.fuzz import model_files
 
 TEXTS = ("one text", "été, 世界 🎉", "a longer text " * 20, "x")
 RECORDS = [{"text": text, "other": text[::-1], "n": number} for number, text in enumerate(TEXTS)]
@@ -269,4 +270,10 @@ READERS = {
     "report": Reader(_run, _read_run, memory=8 << 30),
     "experiment": Reader(_experiment, _read_experiment),
     "answers": Reader(_answers, _read_answers),
+    "saved_tokenizer": Reader(model_files.saved, model_files.encoded),
+    "tokenizer_folder": Reader(model_files.folder_of_json, model_files.encoded),
+    "sentencepiece": Reader(model_files.pieces, model_files.encoded),
+    "chat_template": Reader(model_files.template, model_files.rendered, seconds=30),
+    "huggingface": Reader(model_files.huggingface, model_files.opened),
+    "gguf": Reader(model_files.gguf, model_files.opened),
 }

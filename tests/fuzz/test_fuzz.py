@@ -42,13 +42,17 @@ def test_a_line_of_metrics_that_once_failed_is_named_and_left_out(case, tmp_path
 
 
 @pytest.mark.parametrize("case", corpus.CASES)
-def test_an_input_that_once_failed_is_refused_in_one_line(case, tmp_path):
+def test_an_input_that_once_failed_is_refused_in_one_line(case, tmp_path, caplog):
+    """Or, where it is a line of a run's own records, left out with a warning that names it."""
     reader = READERS[corpus.CASES[case][0]]
     reader.make(tmp_path)
     corpus.CASES[case][1](tmp_path)
-    with pytest.raises(InputError) as error:
+    try:
         reader.read(tmp_path)
-    assert len(str(error.value)) < 1000
+    except InputError as error:
+        assert len(str(error)) < 1000
+    else:
+        assert "metrics.jsonl: line 1 is damaged and left out" in caplog.text
 
 
 def test_the_harness_finds_what_is_not_allowed(tmp_path):
@@ -64,7 +68,7 @@ def test_the_harness_finds_what_is_not_allowed(tmp_path):
         "    raises=reader(lambda: 1 / 0), hangs=reader(lambda: time.sleep(99)),\n"
         "    takes=reader(lambda: bytearray(1 << 30)), ends=reader(lambda: os._exit(3)))\n"
         "for name in ('raises', 'hangs', 'takes', 'ends'):\n"
-        "    found = [each for batch in harness.inputs(name, 0, 3, 0, time.monotonic() + 60) for each in batch]\n"
+        "    found = [each for _, batch in harness.inputs(name, 0, 3, 0, time.monotonic() + 60) for each in batch]\n"
         "    print(name, {failure.outcome.split(':')[0] for failure in found})\n"
     )
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)

@@ -52,7 +52,7 @@ def measure(name: str) -> Parity:
             huggingface.read_tokenizer(Path(folder, "tokenizer")), spoken, ends=masked or model.encoder_depth > 0
         )
         huggingface.write(Path(folder, "ours"), model, params, None)
-        family = json.loads(Path(folder, "ours", "config.json").read_text())["model_type"]
+        family = json.loads(Path(folder, "ours", "config.json").read_text(encoding="utf-8"))["model_type"]
         again = type(peer).from_pretrained(f"{folder}/ours").eval()
     batch = peers.batch(name, model.vocabulary)
     if not masked:

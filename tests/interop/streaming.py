@@ -17,14 +17,14 @@ from research import interop, models
 
 def memory(kind: str) -> int:
     """Bytes: `VmRSS`, now, or `VmHWM`, the largest since `forget_peak`."""
-    found = re.search(rf"{kind}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    found = re.search(rf"{kind}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     assert found is not None
     return int(found[1]) * 1024
 
 
 def forget_peak() -> None:
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def main(folder: str) -> None:

@@ -87,7 +87,7 @@ PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
     daemons = []
     try:
         for command in (munged, ["slurmctld", "-c", "-D"], ["slurmd", "-D", "-N", host]):
-            with open(folder / f"{command[0]}.out", "w") as out:
+            with open(folder / f"{command[0]}.out", "w", encoding="utf-8") as out:
                 daemons.append(subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT))
             time.sleep(2)
 

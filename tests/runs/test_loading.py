@@ -19,7 +19,7 @@ from tests.evaluation.shared import model
 def test_a_run_folder_is_the_model_that_was_trained(tmp_path):
     lm = model()
     run_folder.claim(tmp_path, config.Experiment(model=lm.config, objectives=lm.objectives), lm.tokenizer)
-    trained = TrainState(jnp.int32(3), lm.params, {"count": jnp.int32(3)}, jnp.uint32(0))
+    trained = TrainState(jnp.int32(3), jax.tree.map(jnp.asarray, lm.params), {"count": jnp.int32(3)}, jnp.uint32(0))
     with checkpoint.manager(tmp_path, config.Checkpoint()) as manager:
         checkpoint.save(manager, trained)
     loaded = research.load(str(tmp_path))

@@ -21,7 +21,7 @@ class Late(io.StringIO):
 
     def close(self) -> None:
         if not self.closed:
-            with open(self.path, "a") as file:
+            with open(self.path, "a", encoding="utf-8") as file:
                 file.write(self.getvalue())
         super().close()
 

@@ -59,4 +59,4 @@ def html(runs: Sequence[Run]) -> str:
 
 
 def _read(name: str) -> str:
-    return (FOLDER / name).read_text()
+    return (FOLDER / name).read_text(encoding="utf-8")

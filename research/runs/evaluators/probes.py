@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from research import config
 from research.inference.language_model import LanguageModel
@@ -89,12 +90,12 @@ def show(result: dict[str, Any]) -> Group:
         table.add_column(f"step {step:,}", justify="right")
     for each in result["continuations"]:
         name = f"P({each['continuation']!r} | {each['context']!r})"
-        table.add_row(name, *map(_shown, each["probabilities"]))
+        table.add_row(Text(name), *map(_shown, each["probabilities"]))
     for each in result["texts"]:
         table.add_section()
         for place, target in enumerate(each["targets"]):
             table.add_row(
-                f"loss of {target!r} in {each['text']!r}", *(f"{losses[place]:.3f}" for losses in each["losses"])
+                Text(f"loss of {target!r} in {each['text']!r}"), *(f"{losses[place]:.3f}" for losses in each["losses"])
             )
     if "unrelated" in result:
         table.add_section()
