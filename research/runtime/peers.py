@@ -2,13 +2,16 @@
 name it with its host.
 
 The signs are counters in the key-value store of JAX's coordination service, which runs in process 0; if the store itself
-does not answer, process 0 is the one that stands still. A process that merely computes, compiles or waits for the
-others still gives signs, from a thread.
+does not answer, process 0 is the one that is gone. A process that merely computes, compiles or waits for the others
+still gives signs, from a thread. JAX aborts a process, with a stack trace, once it knows by itself that another one is
+gone; such an abort waits here for the name.
 """
 
 import atexit
+import ctypes
 import os
 import platform
+import signal
 import sys
 import threading
 import time
@@ -95,9 +98,10 @@ class Watch:
             last = now
             if found := self.culprit():
                 print(f"error: {message(found)}", file=sys.stderr, flush=True)
-                self._exit()
+                self.end_now()
 
-    def _exit(self) -> None:
+    def end_now(self) -> None:
+        """Ends this process, without waiting for the others."""
         if self.index == 0:  # its store is what the others know this from
             time.sleep(2 * BEAT)
         os._exit(self.end)
@@ -111,6 +115,17 @@ def watch(end: int) -> None:
 
     _watch = Watch(distributed.global_state.client, jax.process_index(), jax.process_count(), end)
     atexit.register(_watch.leave)
+    ctypes.CDLL(None).signal(int(signal.SIGABRT), _on_abort)
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _on_abort(number: int) -> None:
+    """A thread of JAX's calls this when it learns that another process is gone. Python's own signal handlers would wait
+    for the main thread, and that waits for the other process."""
+    ctypes.CDLL(None).signal(number, 0)  # the default: a second one aborts
+    if _watch and (found := _watch.culprit(SILENT + 2 * BEAT)):
+        print(f"error: {message(found)}", file=sys.stderr, flush=True)
+        _watch.end_now()
 
 
 def message(culprit: str | None) -> str:

@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,34 +28,38 @@ def main(config_file: Path, folder: Path, deaths: list[str]) -> None:
         child = os.fork()
         if child == 0:
             os.close(told)
-            start(config_file, folder, death, lambda text: os.write(into, text.encode()))
+            start(config_file, folder, death, into)
         os.close(into)
         _, status = os.waitpid(child, 0)
         with os.fdopen(told) as file:
             print(f"{os.waitstatus_to_exitcode(status)} {file.read()}", flush=True)
 
 
-def start(config_file: Path, folder: Path, death: str, tell: Callable[[str], Any]) -> None:
+def start(config_file: Path, folder: Path, death: str, report: int) -> None:
     """Trains, and ends this process."""
     if death.endswith("s"):
-        threading.Thread(target=later, args=(float(death[:-1]), tell), daemon=True).start()
+        threading.Thread(target=later, args=(float(death[:-1]), report), daemon=True).start()
     else:
-        count_operations(int(death), folder, tell)
+        count_operations(int(death), folder, report)
     try:
         train(config.load(config_file), folder, Console(quiet=True))
     except BaseException as error:
-        tell(f"{type(error).__name__}: {error}".replace("\n", " "))
+        tell(report, f"{type(error).__name__}: {error}".replace("\n", " "))
         os._exit(1)
     os._exit(0)
 
 
-def later(seconds: float, tell: Callable[[str], Any]) -> None:
+def tell(report: int, text: str) -> None:
+    os.write(report, text.encode())
+
+
+def later(seconds: float, report: int) -> None:
     time.sleep(seconds)
-    tell("a moment")
+    tell(report, "a moment")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def count_operations(last: int, folder: Path, tell: Callable[[str], Any]) -> None:
+def count_operations(last: int, folder: Path, report: int) -> None:
     """Kills this process before its `last`-th operation on a file of the run folder, whichever thread does it."""
     left, lock, below = [last], threading.Lock(), str(folder)
 
@@ -64,7 +67,7 @@ def count_operations(last: int, folder: Path, tell: Callable[[str], Any]) -> Non
         with lock:
             left[0] -= 1
             if left[0] == 0:
-                tell(f"{operation} {Path(os.fsdecode(path)).name if isinstance(path, str | bytes) else ''}")
+                tell(report, f"{operation} {Path(os.fsdecode(path)).name if isinstance(path, str | bytes) else ''}")
                 os.kill(os.getpid(), signal.SIGKILL)
                 threading.Event().wait()
 
