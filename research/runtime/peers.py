@@ -1,10 +1,10 @@
 """The other processes of a run: each gives signs of life, so that when one is killed or stands still, the rest end and
 name it with its host.
 
-The signs are counters in the key-value store of JAX's coordination service, which runs in process 0; if the store itself
-does not answer, process 0 is the one that is gone. A process that merely computes, compiles or waits for the others
-still gives signs, from a thread. JAX aborts a process, with a stack trace, once it knows by itself that another one is
-gone; such an abort waits here for the name.
+The signs are counters in the key-value store of JAX's coordination service, which runs in process 0; if the store
+itself does not answer, process 0 is the one that is gone. A process that merely computes, compiles or waits for the
+others still gives signs, from a thread. JAX aborts a process, with a stack trace, once it knows by itself that another
+one is gone; such an abort waits here for the name.
 """
 
 import atexit
