@@ -34,7 +34,7 @@ class Watch:
         self.names = {number: f"process {number}" for number in range(count)}
         self.signs: dict[int, str] = {}
         self.heard = dict.fromkeys(range(count), time.monotonic())
-        self.done = threading.Event()
+        self.done, self.saying = threading.Event(), threading.Lock()
         client.key_value_set(f"{PREFIX}name/{index}", f"{platform.node()}, process id {os.getpid()}")
         for work in (self._beat, self._look):
             threading.Thread(target=work, daemon=True).start()
@@ -69,7 +69,9 @@ class Watch:
             said.join(BEAT)
 
     def _say(self, sign: str) -> None:
-        self.client.key_value_set(f"{PREFIX}sign/{self.index}", sign, allow_overwrite=True)
+        with self.saying:
+            if not self.done.is_set() or sign.startswith(ENDED):  # a counter must not follow the end
+                self.client.key_value_set(f"{PREFIX}sign/{self.index}", sign, allow_overwrite=True)
 
     def _beat(self) -> None:
         number = 0

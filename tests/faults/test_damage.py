@@ -1,6 +1,7 @@
 """Every file of a run folder, with a bit flipped, cut short or gone: a resume refuses it in one line, says what it sets
 aside, or gives what an undamaged folder gives; so do readers of the model."""
 
+import functools
 import shutil
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 
 from research import config
 from research.errors import InputError
-from research.runs import loading, records
+from research.runs import loading, prepared, records
 from research.runs.trainer import train
 from research.training import checkpoint
 from research.training.compiled_steps import compiled_steps
@@ -47,7 +48,7 @@ def files_of(folder):
 
 
 def state(folder):
-    like = compiled_steps(config.load(folder / "experiment.json")).state
+    like = prepared.compiled_steps(config.load(folder / "experiment.json")).state
     restored = checkpoint.restore(folder, like, STEPS)
     return jax.device_get((restored.params, restored.optimizer_state))
 
@@ -69,8 +70,9 @@ def outcome(small, copy, whole, expected):
 
 
 @pytest.mark.slow
-def test_a_damaged_file_is_never_taken_for_a_good_one(whole, tmp_path):
+def test_a_damaged_file_is_never_taken_for_a_good_one(whole, tmp_path, monkeypatch):
     small, half, finished = whole
+    monkeypatch.setattr(prepared, "compiled_steps", functools.cache(compiled_steps))  # a second for each case
     expected, counts, wrong = state(finished), {}, []
     for path in files_of(half):
         for how in DAMAGES:
@@ -82,7 +84,7 @@ def test_a_damaged_file_is_never_taken_for_a_good_one(whole, tmp_path):
             except Exception as error:
                 ended = f"{type(error).__name__}: {error}"
             counts[ended] = counts.get(ended, 0) + 1
-            print(f"{path} {how}: {ended}"[:300])
+            print(f"{path} {how}: {ended}"[:300], flush=True)
             accepted = ("refused", "same", "named", *(("history",) if path.name in HISTORY else ()))
             if ended not in accepted:
                 wrong.append(f"{path} {how}: {ended}")
