@@ -99,6 +99,8 @@ class Watch:
                 self.heard = dict.fromkeys(self.heard, now)
             last = now
             if found := self.culprit():
+                if self.done.wait(2 * BEAT):  # with an error of its own, such as a mistake that all of them find
+                    return
                 print(f"error: {message(found)}", file=sys.stderr, flush=True)
                 self.end_now()
 
