@@ -10,11 +10,10 @@ set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-arguments=("$@")
 if [[ ${1-} == --faults ]]; then
-  arguments=(-m "slow or not slow" tests/faults tests/runtime "${@:2}")
+  set -- -m "slow or not slow" tests/faults tests/runtime "${@:2}"
 fi
 
 prepare test
 cd "$root"
-exec .venv/bin/python -m pytest -n logical --maxprocesses 4 "${arguments[@]}"
+exec .venv/bin/python -m pytest -n logical --maxprocesses 4 "$@"
