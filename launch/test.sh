@@ -3,7 +3,7 @@
 #
 #   ./launch/test.sh [PYTEST ARGUMENTS…]
 #   ./launch/test.sh tests/test_config.py -k validate
-#   ./launch/test.sh --faults [PYTEST ARGUMENTS…]    # injects every fault of docs/reliability.md: under an hour
+#   ./launch/test.sh --faults [PYTEST ARGUMENTS…]    # injects every fault of docs/reliability.md
 #
 # Paths are relative to the root of the repository.
 set -euo pipefail
