@@ -6,12 +6,13 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from research.errors import InputError
+from research.runtime.files import UNFINISHED
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ def made(folder: Path, make: Callable[[Path], None]) -> Path:
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        clear_unfinished(folder.parent)
         lock = FileLock(folder.parent / f".lock-{folder.name}", poll_interval=0.5)
         try:
             held = lock.acquire(timeout=0)
@@ -52,12 +54,22 @@ def made(folder: Path, make: Callable[[Path], None]) -> Path:
     return folder
 
 
+def clear_unfinished(parent: Path) -> None:
+    """Removes what killed processes were making with `made`: its lock is free."""
+    for unfinished in parent.glob(f"{UNFINISHED}*"):
+        lock = parent / f".lock-{unfinished.name.removeprefix(UNFINISHED).rpartition('-')[0]}"
+        if lock.exists():
+            with suppress(Timeout), FileLock(lock).acquire(timeout=0):
+                shutil.rmtree(unfinished, ignore_errors=True)
+
+
 @contextmanager
 def building(folder: Path) -> Iterator[Path]:
     """Gives an empty folder to fill, which becomes `folder` at the end, whole; after an exception it is removed. If
-    another process was faster, its result stays. A killed process leaves `.unfinished-…`, which nothing reads."""
+    another process was faster, its result stays. A killed process leaves `.unfinished-…`, which nothing reads and the
+    next `made` removes."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".unfinished-{folder.name}-", dir=folder.parent))
+    unfinished = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{folder.name}-", dir=folder.parent))
     unfinished.chmod(0o755)
     try:
         yield unfinished

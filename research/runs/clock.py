@@ -22,7 +22,8 @@ class Clock:
     count goes on."""
 
     def __init__(self, began: float, records: Sequence[dict[str, Any]], start: int) -> None:
-        """`began`: `time.time()` of this start. `records`: all of earlier starts; those after step `start` are lost."""
+        """`began`: `time.monotonic()` of this start, since the wall clock may jump. `records`: all of earlier starts;
+        those after step `start` are lost."""
         stamped = [record for record in records if "spent" in record and "time" in record]
         kept = [record for record in stamped if record["step"] <= start]
         self.began, self.before, self.spent = began, dict.fromkeys(KINDS, 0.0), dict.fromkeys(KINDS, 0.0)
@@ -30,9 +31,10 @@ class Clock:
         if kept:
             self.before |= kept[-1]["spent"]
         if stamped:
-            first = kept[-1]["time"] if kept else stamped[0]["time"] - sum(stamped[0]["spent"].values())
-            self.before["repeating"] += stamped[-1]["time"] - first
-            self.before["down"] += max(began - stamped[-1]["time"], 0.0)
+            wall = time.time() - (time.monotonic() - began)
+            until = sum(kept[-1]["spent"].values()) if kept else 0.0
+            self.before["repeating"] += max(sum(stamped[-1]["spent"].values()) - until, 0.0)
+            self.before["down"] += max(wall - stamped[-1]["time"], 0.0)
 
     @contextmanager
     def on(self, kind: str) -> Iterator[None]:
@@ -47,7 +49,7 @@ class Clock:
     def now(self) -> dict[str, float]:
         """Seconds by kind until now, over all starts."""
         spent = self._spent()
-        spent["training"] = max(time.time() - self.began - sum(spent.values()), 0.0)
+        spent["training"] = max(time.monotonic() - self.began - sum(spent.values()), 0.0)
         return {kind: self.before[kind] + spent[kind] for kind in KINDS}
 
     def _spent(self) -> dict[str, float]:

@@ -34,7 +34,7 @@ def train(
       InputError: if the experiment cannot run, the folder has another one, or the numbers of a step are ruined.
       OSError: if something cannot be written that the run needs; what was saved before is whole.
     """
-    began, main = time.time(), processes.is_main_process()
+    began, main = time.monotonic(), processes.is_main_process()
     with stopping.exits():
         checked = checks.check(experiment, folder, resume_from)
         with owned(folder, lambda text: console.print(Text(text))) if main else nullcontext() as owner:
@@ -51,7 +51,7 @@ def train(
                 evaluators = Evaluators(run, checked.tasks, state, log)
                 guard = Guard(run, checkpoints.finished, progress.get("guard", {}))
                 meter = Meter(run, guard, log, progress.get("meter", {}))
-                clock.spent["starting"] += time.time() - began
+                clock.spent["starting"] += time.monotonic() - began
                 if main and first < last:
                     run_folder.drop_result(folder)
                 log.print(f"{folder}: {models.size(state.params):,} parameters, from step {first:,}")
@@ -75,7 +75,7 @@ def train(
                             meter.pause()
                 log.print("evaluating on the held-out data …")
                 evaluators.finish(last, state.params)
-                result = results.result(run, evaluators, guard, clock.now(), time.time() - began)
+                result = results.result(run, evaluators, guard, clock.now(), time.monotonic() - began)
             if main:  # and what was recorded and saved lasts
                 run_folder.write_result(folder, result)
     results.show(console, result, evaluators)

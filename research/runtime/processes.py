@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import InputError
-from research.runtime import files, xla_flags
+from research.runtime import files, peers, xla_flags
 
-HEARTBEAT = 30  # seconds without a sign of life after which a process of a run counts as dead
+HEARTBEAT = 60  # seconds after which JAX itself ends the processes of a run, if `peers` did not
 MISTAKE = 2  # exit code: the user can mend it
 LOST = 75  # exit code: another process of the run has ended (EX_TEMPFAIL of sysexits.h)
 # what is in the errors of JAX's ways of communication when the other side is gone
@@ -80,6 +80,8 @@ def initialize() -> None:
             raise InputError(f"this process could not join the others of its run ({listed}): {error}") from error
     if jax.distributed.is_initialized() and jax.process_count() == 1:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which JAX has caught, to agree with others
+    if is_distributed():
+        peers.watch(LOST)
 
 
 def is_main_process() -> bool:
@@ -112,8 +114,7 @@ def wait_for_all(name: str) -> None:
 @contextmanager
 def ending_at_once() -> Iterator[None]:
     """Within it, an error shows itself and ends a process that is one of several at once. The usual end would wait for
-    the others, which wait for it; they notice within HEARTBEAT seconds, and JAX ends them with a message and exit code
-    134, if they do not notice by themselves. A process alone ends as usual."""
+    the others, which wait for it; they learn of it from `peers`, and end with LOST. A process alone ends as usual."""
     try:
         yield
     except Exception as error:
@@ -122,6 +123,7 @@ def ending_at_once() -> Iterator[None]:
         code = shown(error)
         sys.stdout.flush()
         sys.stderr.flush()
+        peers.stay()
         os._exit(code)
 
 
@@ -133,6 +135,9 @@ def is_distributed() -> bool:
 
 def shown(error: Exception) -> int:
     """The exit code for an error, which is printed: a user's mistake and a storage that is full as one line."""
+    broken = any(mark in str(error) for mark in BROKEN)
+    if not broken:
+        peers.leave(f"{type(error).__name__}: {error}".splitlines()[0][:300])
     if isinstance(error, InputError):
         print(f"error: {error}", file=sys.stderr)
         return MISTAKE
@@ -147,13 +152,9 @@ def shown(error: Exception) -> int:
         )
         return files.STORAGE
     traceback.print_exception(error)
-    if not any(mark in str(error) for mark in BROKEN):
+    if not broken:
         return 1
-    print(
-        "error: another process of this run has ended or cannot be reached; its own output says why. Rerun the same "
-        "command for all of them to resume from the last checkpoint",
-        file=sys.stderr,
-    )
+    print(f"error: {peers.lost()}", file=sys.stderr)
     return LOST
 
 

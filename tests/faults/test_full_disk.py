@@ -1,5 +1,5 @@
-"""A full disk, on small file systems of their own: one line, an exit code of its own, and the same command resumes once
-there is room."""
+"""A full or read-only disk, on small file systems of their own: one line, an exit code of its own, and the same command
+resumes once there is room."""
 
 import os
 import subprocess
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from research import config, data
+from research.runs import loading
 from research.runs.records import FILE, read
 from research.runs.trainer import train
 from research.runtime import files
@@ -80,3 +81,21 @@ def test_while_saving_and_recording_the_run_ends_and_goes_on_when_there_is_room(
     assert checkpoint.steps(folder / "run")[-1] == STEPS
     assert measures(folder / "run") == measures(tmp_path / "whole")
     assert [record["step"] for record in read(folder / "run" / FILE) if record["kind"] == "train"] == [5, 10, 12]
+
+
+def test_a_read_only_disk_is_one_line_for_a_run_and_nothing_for_a_reader(small, disk, tmp_path):
+    folder = disk(65536)
+    train(replace(small, schedule=replace(small.schedule, steps=4)), folder / "run", quiet())
+    config.save(small, tmp_path / "given.json")
+    subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+    try:
+        assert loading.load(str(folder / "run")).params
+        for run in ("run", "another"):
+            command = [sys.executable, "-m", "research", "train", str(tmp_path / "given.json")]
+            ended = subprocess.run([*command, "--workdir", str(folder / run)], capture_output=True, text=True)
+            assert ended.returncode == files.STORAGE, ended.stderr
+            assert ended.stderr.startswith("error: Read-only file system") and ended.stderr.count("\n") == 1
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
+    train(small, folder / "run", quiet())
+    assert checkpoint.steps(folder / "run")[-1] == STEPS

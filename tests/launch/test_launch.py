@@ -36,6 +36,20 @@ def test_every_direct_dependency_has_one_exact_version_and_no_address():
     assert asked_for() <= set(names)
 
 
+def test_every_pin_has_hashes_and_no_address():
+    lines = [line for line in (ROOT / "constraints-hashes.txt").read_text().splitlines() if not line.startswith("#")]
+    hashed: dict[str, int] = {}
+    for line in lines:
+        if pin := re.fullmatch(r"([a-z0-9-]+==\S+) \\", line):
+            last = pin[1]
+            hashed[last] = 0
+        else:
+            assert re.fullmatch(r" {4}--hash=sha256:[0-9a-f]{64}( \\)?", line)
+            hashed[last] += 1
+    pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert sorted(hashed) == sorted(pins) and min(hashed.values()) > 0
+
+
 def asked_for() -> set[str]:
     """The packages that pyproject.toml names, extras included."""
     extras = PROJECT["optional-dependencies"].values()

@@ -27,7 +27,7 @@ class Late(io.StringIO):
 
 
 def log(folder: Path, start: int = 0) -> Log:
-    clock, console = Clock(time.time(), read(folder / FILE), start), Console(file=io.StringIO())
+    clock, console = Clock(time.monotonic(), read(folder / FILE), start), Console(file=io.StringIO())
     return Log(folder, config.Logging(tensorboard=False), start, 10, console, clock)
 
 
