@@ -161,7 +161,7 @@ def for_decoding(config: Model, params: Params) -> Params:
     "decoder/layers_0" and so on. There a product with a slice of stacked layers copies the slice first, which is slower
     than the product; the new arrays are views of the same memory. Elsewhere the layers stay stacked: arrays of their
     own would be copies, and a program without a loop over the layers takes longer to compile."""
-    layers = params["decoder"]["layers"]
+    layers = jax.tree.map(jnp.asarray, params["decoder"]["layers"])
     devices = {device for leaf in jax.tree.leaves(layers) for device in leaf.devices()}
     if [device.platform for device in devices] != ["cpu"]:
         return params

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from research import models
+from research.config import Lora
 from research.models import Intervals
 from tests.models.tiny import POSITIONS, batch, example, hidden, model, parameters
 
@@ -19,10 +20,15 @@ encode = jax.jit(models.encode, static_argnums=0)
 
 @pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize(
-    ("encoder_depth", "kind", "window", "stacked"),
-    [(0, "causal", 0, True), (0, "prefix", 3, False), (2, "causal", 0, False), (2, "causal", 3, True)],
+    ("encoder_depth", "kind", "window", "stacked", "lora"),
+    [
+        (0, "causal", 0, True, None),
+        (0, "prefix", 3, False, Lora(rank=2, targets=("*/query", "decoder/layers/mlp/*"))),
+        (2, "causal", 0, False, None),
+        (2, "causal", 3, True, None),
+    ],
 )
-def test_cached_decoding_is_the_whole_forward_pass(encoder_depth, positions, kind, window, stacked):
+def test_cached_decoding_is_the_whole_forward_pass(encoder_depth, positions, kind, window, stacked, lora):
     random = np.random.default_rng(0)
     prefixes = np.array(KINDS[kind])
     sources = (5, 8, 3) if encoder_depth else (None,) * 3
@@ -31,6 +37,7 @@ def test_cached_decoding_is_the_whole_forward_pass(encoder_depth, positions, kin
     config = model(
         LENGTH,
         encoder_depth=encoder_depth,
+        lora=lora,
         **{"positions.kind": positions, "attention.window": window, "attention.global_every": 2},
     )
     params = parameters(config)
