@@ -6,6 +6,7 @@ array with a leading axis.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any
 
 import flax.linen as nn
@@ -165,8 +166,8 @@ def for_decoding(config: Model, params: Params) -> Params:
     devices = {device for leaf in jax.tree.leaves(layers) for device in leaf.devices()}
     if [device.platform for device in devices] != ["cpu"]:
         return params
-    stacked = jax.tree.map(np.asarray, layers)
-    own = {f"layers_{n}": jax.tree.map(lambda x, n=n: jax.device_put(x[n]), stacked) for n in range(config.depth)}
+    views, device = jax.tree.map(np.asarray, layers), devices.pop()
+    own = {f"layers_{n}": jax.device_put(jax.tree.map(itemgetter(n), views), device) for n in range(config.depth)}
     others = {name: leaf for name, leaf in params["decoder"].items() if name != "layers"}
     return {**params, "decoder": others | own}
 
