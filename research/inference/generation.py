@@ -16,7 +16,7 @@ from research import models
 from research.config import Model
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
-from research.models import Cache, Intervals, Params
+from research.models import Caches, Intervals, Params
 from research.objectives import Batch
 from research.sharding import gather_to_host
 
@@ -68,13 +68,15 @@ class Rule(NamedTuple):
 
 
 class _Loop(NamedTuple):
-    """Rows of tokens that grow; everything is `[batch, …]`."""
+    """Rows of tokens that grow together. A row begins where its prompt begins, such that all prompts end at the same
+    slot, and so do the keys of the cache."""
 
     tokens: Int[Array, "batch keys"]
-    length: Int[Array, " batch"]
+    slot: Int[Array, ""]  # of the next token
+    length: Int[Array, " batch"]  # of each row's document
     done: Bool[Array, " batch"]
     scores: Float[Array, "batch vocabulary"]  # logits of the next token
-    cache: Cache
+    cache: Caches
     keys: PRNGKeyArray
 
 
@@ -108,7 +110,7 @@ def generate(
     if longest >= most:
         raise InputError(f"a prompt of {longest} tokens leaves no room for new ones in the model's {most} positions")
     width = min(bucket(longest), most)
-    tokens = _padded([prompt.tokens for prompt in prompts], width)
+    tokens = _padded([prompt.tokens for prompt in prompts], width, at_the_end=True)
     lengths = np.array([len(prompt.tokens) for prompt in prompts], np.int32)
     seen_by_all = np.array([prompt.seen_by_all for prompt in prompts], np.int32)
     source = _source(prompts, positions)
@@ -120,7 +122,9 @@ def generate(
     stops[list(ends)] = True
     rule = Rule(sampling.temperature == 0, sampling.top_k, sampling.top_p < 1)
     room = bucket(width + sampling.tokens)
+    params = models.for_decoding(model, params)
     loop = _prefill(model, room, params, tokens, lengths, seen_by_all, source, _keys(prompts, sampling.seed))
+    begin = width - lengths
     seen_source = None if source is None else jnp.asarray((source.segments > 0).sum(axis=1))
     step = STOP_CHECK if sampling.stop else sampling.tokens
     for new in range(step, sampling.tokens + step, step):
@@ -134,11 +138,12 @@ def generate(
             sampling.top_p,
             lengths + sampling.least,
             limit,
+            begin,
             possible,
             stops,
             seen_source,
         )
-        rows = _new_tokens(loop, lengths, ends)
+        rows = _new_tokens(loop, width, lengths, ends)
         texts = [text(tokenizer, *each) if sampling.stop else "" for each in zip(prompts, rows, strict=True)]
         done = gather_to_host(loop.done) | [any(stop in one for stop in sampling.stop) for one in texts]
         loop = loop._replace(done=jnp.asarray(done))
@@ -182,19 +187,20 @@ def _prefill(
     source: Batch | None,
     keys: PRNGKeyArray,
 ) -> _Loop:
-    """Reads the prompts: all at once, each up to its own length; what is after it is overwritten before it is seen."""
+    """Reads the prompts, all at once. What is before a prompt in its row sees itself, and is seen by nothing else."""
     batch, width = tokens.shape
     slots = jnp.broadcast_to(jnp.arange(width), tokens.shape)
-    seen = Intervals(jnp.zeros_like(slots), jnp.maximum(slots + 1, seen_by_all[:, None]))
+    begin = width - lengths[:, None]
+    seen = Intervals(jnp.minimum(begin, slots), jnp.maximum(slots + 1, begin + seen_by_all[:, None]))
     read = None
     if source is not None:
         ends = jnp.broadcast_to((source.segments > 0).sum(axis=1)[:, None], tokens.shape)
         read = models.encode(model, params, source), Intervals(jnp.zeros_like(ends), ends)
-    cache = models.empty_cache(model, batch, room, params["embedding"].dtype)
-    features, cache = models.decode(model, params, tokens, slots, seen, cache, read)
-    last = jnp.take_along_axis(features, lengths[:, None, None] - 1, axis=1)[:, 0]
+    cache = models.empty_cache(model, params, batch, room)
+    features, cache = models.decode(model, params, tokens, jnp.maximum(slots - begin, 0), 0, seen, cache, read)
+    scores = models.project(model, params, features[:, -1])
     rows = jnp.pad(tokens, ((0, 0), (0, room - width)))
-    return _Loop(rows, lengths, jnp.zeros(batch, bool), models.project(model, params, last), cache, keys)
+    return _Loop(rows, jnp.full((), width, jnp.int32), lengths, jnp.zeros(batch, bool), scores, cache, keys)
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
@@ -207,12 +213,12 @@ def _extend(
     top_p: Float[Array, ""],
     endless: Int[Array, " batch"],
     limit: Int[Array, " batch"],
+    begin: Int[Array, " batch"],
     possible: Bool[Array, " vocabulary"],
     stops: Bool[Array, " vocabulary"],
     seen_source: Int[Array, " batch"] | None,
 ) -> _Loop:
     """Adds tokens until every row is done or has reached its limit; none ends while its length is below `endless`."""
-    rows = jnp.arange(len(loop.tokens))
 
     def going(loop: _Loop) -> Any:
         return jnp.any(~loop.done & (loop.length < limit))
@@ -223,20 +229,17 @@ def _extend(
         keys = jax.vmap(jax.random.fold_in)(loop.keys, loop.length)
         chosen = choose(scores, keys, rule, temperature, top_p)
         active = ~loop.done & (loop.length < limit)
-        place = jnp.where(active, loop.length, 0)
-        token = jnp.where(
-            active, chosen, loop.tokens[:, 0]
-        )  # a row at rest, which never goes on, reads its first again
-        slots = place[:, None]
-        seen = Intervals(jnp.zeros_like(slots), slots + 1)
-        read = None if seen_source is None else (None, Intervals(jnp.zeros_like(slots), seen_source[:, None]))
-        features, cache = models.decode(model, params, token[:, None], slots, seen, loop.cache, read)
-        scores = jnp.where(active[:, None], models.project(model, params, features[:, 0]), loop.scores)
+        token = chosen[:, None]
+        position = jnp.where(active, loop.length, 0)[:, None]  # a row at rest never goes on, so it may say anything
+        seen = Intervals(begin[:, None], jnp.full_like(token, loop.slot + 1))
+        read = None if seen_source is None else (None, Intervals(jnp.zeros_like(token), seen_source[:, None]))
+        features, cache = models.decode(model, params, token, position, loop.slot, seen, loop.cache, read)
         return _Loop(
-            loop.tokens.at[rows, place].set(token),
+            jax.lax.dynamic_update_slice_in_dim(loop.tokens, token, loop.slot, axis=1),
+            loop.slot + 1,
             loop.length + active,
             loop.done | (active & stops[chosen]),
-            scores,
+            models.project(model, params, features[:, 0]),
             cache,
             loop.keys,
         )
@@ -278,10 +281,11 @@ def _keys(prompts: Sequence[Prompt], seed: int) -> PRNGKeyArray:
     return fold(jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(hashes), samples)
 
 
-def _padded(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:
+def _padded(rows: Sequence[Sequence[int]], width: int, at_the_end: bool = False) -> np.ndarray:
     out = np.zeros((len(rows), width), np.int32)
     for number, row in enumerate(rows):
-        out[number, : len(row)] = row
+        begin = width - len(row) if at_the_end else 0
+        out[number, begin : begin + len(row)] = row
     return out
 
 
@@ -299,7 +303,8 @@ def _source(prompts: Sequence[Prompt], positions: int | None) -> Batch | None:
     return Batch(tokens, zeros, zeros.astype(np.float32), place * segments, segments, zeros)
 
 
-def _new_tokens(loop: _Loop, lengths: np.ndarray, ends: Sequence[int]) -> list[list[int]]:
-    tokens, until = gather_to_host(loop.tokens), gather_to_host(loop.length)
-    rows = [row[start:end].tolist() for row, start, end in zip(tokens, lengths, until, strict=True)]
+def _new_tokens(loop: _Loop, width: int, lengths: np.ndarray, ends: Sequence[int]) -> list[list[int]]:
+    """Those of each row after its prompt, which ends at the slot `width`."""
+    tokens, made = gather_to_host(loop.tokens), gather_to_host(loop.length) - lengths
+    rows = [row[width : width + count].tolist() for row, count in zip(tokens, made, strict=True)]
     return [row[:-1] if row and row[-1] in ends else row for row in rows]

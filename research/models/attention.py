@@ -1,7 +1,7 @@
 """The attention layer: projections, cache and heads around one of `kernels`."""
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,7 +14,10 @@ from research.models.norm import Norm
 from research.models.projection import projection
 from research.models.rope import Rope, rotate
 
-Cache = dict[str, Float[Array, "layers batch keys kv_heads head"]]
+Cache = dict[str, Float[Array, "batch keys kv_heads head"]]  # of one layer
+Caches = (
+    Any  # of all: a `Cache` whose arrays have a leading axis of layers, or for unstacked layers a tuple of `Cache`s
+)
 
 
 class Context(NamedTuple):
@@ -23,7 +26,7 @@ class Context(NamedTuple):
     intervals: Intervals  # the keys of the own row that each query sees
     rope: Rope | None = None  # rotation of queries and keys
     bias: RelativeBias | None = None
-    slots: Int[Array, "batch queries"] | None = None  # where the new keys go in the cache; None: there is no cache
+    slot: Int[Array, ""] | int | None = None  # where the first new key goes in the cache; None: there is no cache
     source: Float[Array, "batch source width"] | None = None  # what the encoder made; None: its keys are in the cache
     source_intervals: Intervals | None = None  # the tokens of the source that each query sees
     local: tuple[Intervals, Rope | None] | None = None  # what local layers have for `intervals` and `rope`
@@ -78,9 +81,11 @@ class Attention(nn.Module):
         else:
             key, value = (self._heads(name, read, context) for name in ("key", "value"))
             if cache is not None and not self.cross:
-                # row by row, so that a batch that is split over devices stays where it is
-                write = jax.vmap(lambda kept, slots, new: kept.at[slots].set(new.astype(kept.dtype)))
+                assert context.slot is not None
                 key, value = (
-                    write(cache[name], context.slots, new) for name, new in zip(names, (key, value), strict=True)
+                    jax.lax.dynamic_update_slice_in_dim(
+                        cache[name], new.astype(cache[name].dtype), context.slot, axis=1
+                    )
+                    for name, new in zip(names, (key, value), strict=True)
                 )
         return key, value, {} if cache is None else dict(zip(names, (key, value), strict=True))

@@ -11,7 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from research.config import Model
-from research.models.attention import Attention, Cache, Context
+from research.models.attention import Attention, Cache, Caches, Context
 from research.models.mlp import MLP
 from research.models.norm import Norm
 
@@ -28,7 +28,7 @@ class LayerType(NamedTuple):
 class Auxiliary(NamedTuple):
     """What comes out of a block, or a stack, beside the residual stream."""
 
-    cache: Cache  # with the new keys and values
+    cache: Caches  # with the new keys and values
     # to be added to the mean cross-entropy, with the weight that the layer gives it; None: no layer has any
     loss: Float[Array, ""] | None
 

@@ -1,6 +1,7 @@
 """The linear maps of a model: what its config wraps around each."""
 
 import math
+import re
 from fnmatch import fnmatch
 from typing import Any
 
@@ -45,7 +46,9 @@ def initial_deviation(config: Model, fan_in: int, residual: bool = False) -> flo
 
 
 def _is_adapted(config: Model, path: tuple[str, ...]) -> bool:
-    return config.lora is not None and any(fnmatch("/".join(path), target) for target in config.lora.targets)
+    # an unstacked layer is called "layers_0", and has what the stack of all has
+    name = re.sub(r"/layers_\d+/", "/layers/", "/".join(path))
+    return config.lora is not None and any(fnmatch(name, target) for target in config.lora.targets)
 
 
 def _place(name: str, wrapped: bool) -> dict[str, Any]:

@@ -1,26 +1,31 @@
 """The blocks of a decoder or an encoder, looped over."""
 
+from operator import itemgetter
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from research.config import Model
 from research.models import remat
-from research.models.attention import Cache, Context
-from research.models.block import Auxiliary, Block, LayerType
+from research.models.attention import Caches, Context
+from research.models.block import Auxiliary, Block, LayerType, added
 from research.models.kernels import RelativeBias
 from research.models.norm import Norm
 from research.models.parameters import parameter
 
 
 class Stack(nn.Module):
-    """`depth` blocks with stacked parameters, looped by `scan` (`unroll` of them per iteration), and the final norm."""
+    """`depth` blocks and the final norm. The blocks have stacked parameters and are looped by `scan` (`unroll` of them
+    per iteration), or are `unstacked`: each with parameters of its own, one after the other."""
 
     config: Model
     depth: int
     bidirectional: bool = False
     cross: bool = False
+    unstacked: bool = False
 
     @nn.compact
     def __call__(
@@ -28,13 +33,28 @@ class Stack(nn.Module):
         x: Float[Array, "batch queries width"],
         context: Context,
         index: Int[Array, "#batch queries"],
-        cache: Cache | None,
+        cache: Caches,
     ) -> tuple[Float[Array, "batch queries width"], Auxiliary]:
         """`index` is that of the queries among the keys."""
         config = self.config
         if config.positions.kind == "relative":
             context = context._replace(bias=self._relative_bias(index))
-        block = Block
+        x, auxiliary = (self._one_by_one if self.unstacked else self._scanned)(x, context, cache)
+        if config.norm.placement == "pre":
+            x = Norm(config.norm, name="norm")(x)
+        return x, auxiliary
+
+    def _one_by_one(self, x: Array, context: Context, caches: Caches) -> tuple[Array, Auxiliary]:
+        blocks = [Block(self.config, self.cross, name=f"layers_{layer}") for layer in range(self.depth)]
+        made = []
+        for layer, block in enumerate(blocks):
+            layer_type = jax.tree.map(itemgetter(layer), self._layer_types())
+            x, auxiliary = block(x, context, None if caches is None else caches[layer], layer_type)
+            made.append(auxiliary)
+        return x, Auxiliary(tuple(each.cache for each in made), added(*(each.loss for each in made)))
+
+    def _scanned(self, x: Array, context: Context, cache: Caches) -> tuple[Array, Auxiliary]:
+        config, block = self.config, Block
         if config.remat != "none":
             block = nn.remat(Block, policy=remat.policy(config.remat), prevent_cse=False)
         layers = nn.scan(
@@ -49,8 +69,6 @@ class Stack(nn.Module):
         x, auxiliary = layers(config, self.cross, name="layers")(x, context, cache, self._layer_types())
         if auxiliary.loss is not None:
             auxiliary = auxiliary._replace(loss=jnp.sum(auxiliary.loss))
-        if config.norm.placement == "pre":
-            x = Norm(config.norm, name="norm")(x)
         return x, auxiliary
 
     def _layer_types(self) -> LayerType:

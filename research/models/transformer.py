@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from research.config import Model
-from research.models.attention import Cache, Context
+from research.models.attention import Caches, Context
 from research.models.block import Auxiliary, added
 from research.models.kernels import intervals as rule
 from research.models.mlp import ACTIVATIONS
@@ -23,12 +23,13 @@ class Transformer(nn.Module):
     """Tokens to the features whose product with the output layer is the logits. `research.models` is its face."""
 
     config: Model
+    unstacked: bool = False  # the layers of the decoder (see `Stack`)
 
     def setup(self) -> None:
         config, width = self.config, self.config.width
         normal = nn.initializers.normal(config.embedding.initial_scale)
         decoder_only = config.encoder_depth == 0
-        self.decoder = Stack(config, config.depth, bidirectional=decoder_only, cross=not decoder_only)
+        self.decoder = Stack(config, config.depth, decoder_only, cross=not decoder_only, unstacked=self.unstacked)
         if config.encoder_depth:
             self.encoder = Stack(config, config.encoder_depth, bidirectional=True)
         self.embedding = parameter(self, "embedding", normal, (config.vocabulary, width), ("vocab", "embed"))
@@ -79,7 +80,7 @@ class Transformer(nn.Module):
         positions: Int[Array, "batch new"],
         index: Int[Array, "#batch new"],
         context: Context,
-        cache: Cache | None,
+        cache: Caches,
     ) -> tuple[Float[Array, "batch new width"], Auxiliary]:
         """Features of tokens at these positions in their document and at `index` in their row, and the cache with their
         keys."""

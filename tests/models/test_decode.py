@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from research import models
+from research.config import Lora
 from research.models import Intervals
 from tests.models.tiny import POSITIONS, batch, example, hidden, model, parameters
 
@@ -18,8 +19,16 @@ encode = jax.jit(models.encode, static_argnums=0)
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
-@pytest.mark.parametrize(("encoder_depth", "kind", "window"), [(0, "causal", 0), (0, "prefix", 3), (2, "causal", 0)])
-def test_cached_decoding_is_the_whole_forward_pass(encoder_depth, positions, kind, window):
+@pytest.mark.parametrize(
+    ("encoder_depth", "kind", "window", "stacked", "lora"),
+    [
+        (0, "causal", 0, True, None),
+        (0, "prefix", 3, False, Lora(rank=2, targets=("*/query", "decoder/layers/mlp/*"))),
+        (2, "causal", 0, False, None),
+        (2, "causal", 3, True, None),
+    ],
+)
+def test_cached_decoding_is_the_whole_forward_pass(encoder_depth, positions, kind, window, stacked, lora):
     random = np.random.default_rng(0)
     prefixes = np.array(KINDS[kind])
     sources = (5, 8, 3) if encoder_depth else (None,) * 3
@@ -28,6 +37,7 @@ def test_cached_decoding_is_the_whole_forward_pass(encoder_depth, positions, kin
     config = model(
         LENGTH,
         encoder_depth=encoder_depth,
+        lora=lora,
         **{"positions.kind": positions, "attention.window": window, "attention.global_every": 2},
     )
     params = parameters(config)
@@ -39,22 +49,26 @@ def test_cached_decoding_is_the_whole_forward_pass(encoder_depth, positions, kin
         ends = jnp.broadcast_to(jnp.array(sources)[:, None], (3, queries))
         return encoded, Intervals(jnp.zeros_like(ends), ends)
 
-    # the prompts at once, in one shape: what is beyond their ends is garbage that nothing may see
-    slots = jnp.broadcast_to(jnp.arange(PROMPT), (3, PROMPT))
-    inside = slots < PROMPTS[:, None]
-    tokens = jnp.where(inside, packed.tokens[:, :PROMPT], 63)
-    seen = Intervals(jnp.zeros_like(slots), jnp.maximum(slots + 1, prefixes[:, None]))
+    # the prompts at once, which end at one slot: what is before them is garbage that they may not see
+    if not stacked:
+        params = models.for_decoding(config, params)
+    begin = PROMPT - PROMPTS[:, None]
+    place = np.arange(PROMPT) - begin
+    tokens = np.where(place >= 0, np.take_along_axis(packed.tokens, np.maximum(place, 0), axis=1), 63)
+    slots = np.broadcast_to(np.arange(PROMPT), (3, PROMPT))
+    seen = Intervals(np.minimum(begin, slots), np.maximum(slots + 1, begin + prefixes[:, None]))
     encoded = encode(config, params, packed.source) if encoder_depth else None
-    cache = models.empty_cache(config, 3, LENGTH + 3)
-    features, cache = decode(config, params, tokens, slots, seen, cache, source(PROMPT, encoded))
+    cache = models.empty_cache(config, params, 3, LENGTH + 3)
+    features, cache = decode(config, params, tokens, np.maximum(place, 0), 0, seen, cache, source(PROMPT, encoded))
     for row, end in enumerate(PROMPTS):
-        np.testing.assert_allclose(features[row, :end], expected[row, :end], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(features[row, PROMPT - end :], expected[row, :end], rtol=1e-4, atol=1e-4)
 
     # then one token after the other, each row at its own place
     for step in range(LENGTH - PROMPT):
         place = PROMPTS[:, None] + step
         tokens = np.take_along_axis(packed.tokens, place, axis=1)
-        seen = Intervals(jnp.zeros_like(place), jnp.asarray(place + 1))
-        features, cache = decode(config, params, tokens, place, seen, cache, source(1, None))
+        slot = PROMPT + step
+        seen = Intervals(begin, np.full_like(place, slot + 1))
+        features, cache = decode(config, params, tokens, place, slot, seen, cache, source(1, None))
         for row, end in enumerate(PROMPTS):
             np.testing.assert_allclose(features[row, 0], expected[row, end + step], rtol=1e-4, atol=1e-4)
