@@ -74,13 +74,13 @@ class Tokenizer:
             arguments have where the locale is not that of the terminal.
         """
         try:
-            return [int(i) for i in self.coder.encode([text])[0]]
+            text.encode()
         except UnicodeEncodeError as error:
-            code = f"U+{ord(text[error.start]):04X}" if error.start < len(text) else "a surrogate"
             raise InputError(
-                f"the text has {code} at place {error.start}, which is no character; where the terminal writes UTF-8, "
-                "set PYTHONUTF8=1"
+                f"the text has U+{ord(text[error.start]):04X} at place {error.start}, which is no character; where the "
+                "terminal writes UTF-8, set PYTHONUTF8=1"
             ) from error
+        return [int(i) for i in self.coder.encode([text])[0]]
 
     def encode_many(self, texts: Sequence[str]) -> list[np.ndarray]:
         """An int32 array for each text, computed in parallel where the library can."""

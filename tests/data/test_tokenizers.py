@@ -125,8 +125,9 @@ def test_extending_adds_only_what_is_missing_after_the_last_id(everyone, kind):
 
 
 def test_long_rows_get_more_sentinels():
-    tokenizer = tokenizers.extend(tokenizers.load("bytes"), [config.SpanCorruption()], [3000])
-    assert len(tokenizer.sentinels) == 150  # 15 % of 3,000 tokens in spans of 3
+    objective = config.SpanCorruption()
+    tokenizer = tokenizers.extend(tokenizers.load("bytes"), [objective], [4096])
+    assert len(tokenizer.sentinels) == objective.needs(4096).sentinels > tokenizers.SENTINELS
 
 
 def test_characters_are_the_sorted_alphabet_and_nothing_else():
