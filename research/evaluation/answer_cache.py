@@ -59,6 +59,8 @@ class Cache:
         self._answers: dict[str, Answer] = {}
         if path is None:
             return
+        if path.is_dir():
+            raise InputError(f"{path} is a folder, not a file of answers")
         content = processes.broadcast(path.read_bytes() if processes.is_main_process() and path.exists() else b"")
         whole = content[: content.rfind(b"\n") + 1]
         for place, line in enumerate(whole.split(b"\n")[:-1], start=1):

@@ -130,6 +130,7 @@ CASES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "a task that is a list": ("task", written("task.yaml", "[]")),
     "a record that is a list": ("task", line("records.jsonl", b"[1]")),
     "half of a surrogate pair in an alphabet": ("saved_tokenizer", written("alphabet.json", '"ab\\udf89"')),
+    "answers that are a folder": ("answers", _folder("answers.jsonl")),
     "records that are a folder": ("metrics", _folder("metrics.jsonl")),
     "an expression that backtracks": ("tokenizer_folder", replace("tokenizer.json", b'"\\\\s+|', b'"(x+)+$|')),
     "an answer without a key": ("answers", line("answers.jsonl", b'{"output": "x"}')),
