@@ -62,7 +62,7 @@ def test_while_preparing_nothing_is_left_half_made(small, disk, tmp_path):
     assert full(error.value)
     assert not list((folder / "cache").glob("store-*")) and not list((folder / "cache").glob(".unfinished-*"))
     disk(4096)
-    assert data.open(cached).training.plans[0].rows > 0
+    assert data.open_corpus(cached).training.plans[0].rows > 0
 
 
 def test_while_saving_and_recording_the_run_ends_and_goes_on_when_there_is_room(small, disk, tmp_path):

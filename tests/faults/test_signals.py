@@ -31,7 +31,7 @@ def waiting(*_, **__):
         sum(range(10_000_000)) if "busy" in sys.argv[1] else time.sleep(0.01)
 
 place = {
-    "preparing": (prepared.data, "open"),
+    "preparing": (prepared.data, "open_corpus"),
     "busy-compiling": (prepared, "compiled_steps"),
     "evaluating": (evaluating.Evaluators, "finish"),
 }[sys.argv[1]]
