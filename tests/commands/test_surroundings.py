@@ -151,7 +151,9 @@ def test_names_of_tasks_and_checkpoints_are_shown_as_they_are():
     result = Result("[bold] run [/x]", "[/INST] task", "causal", "exact", 0, 0, 0, 0, "s", "d", (), "[/n] :smile:")
     console = quiet()
     console.print(result_files.tables([result]))
-    assert all(text in said(console) for text in ("[bold] run [/x], asked", "[/INST] task", "[/n] :smile:"))
+    assert all(
+        text in said(console) for text in ("[bold] run [/x], causal prompt format", "[/INST] task", "[/n] :smile:")
+    )
 
 
 def test_an_objective_without_targets_has_no_numbers(tmp_path):

@@ -25,7 +25,8 @@ ENDLESS = 100_000
 OPERATIONS = 120  # of a start until some checkpoints are saved
 
 
-@pytest.mark.parametrize("kills", [12, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [12, 60])
 def test_a_chain_of_kills_loses_nothing_that_was_saved(tmp_path, monkeypatch, kills):
     """Two of three kills come before an operation on a file, the third after some time."""
     endless = replace(
