@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from research import config
-from research.config import BadSteps
+from research.config import BadSteps, ranges
 from research.runs import replay
 from research.runs.guard import Diverged
 from research.runs.records import FILE, read
@@ -24,8 +24,10 @@ def small(tmp_path_factory):
     return experiment(tmp_path_factory.mktemp("text"))
 
 
-def test_a_step_that_ruins_the_parameters_is_not_saved(small, tmp_path):
-    """Adam moves every parameter by the learning rate, so the state is finite, and its loss is not of this world."""
+def test_a_step_that_ruins_the_parameters_is_not_saved(small, tmp_path, monkeypatch):
+    """Adam moves every parameter by the learning rate, so the state is finite, and its loss is not of this world. Such a
+    rate is refused as it is; here it stands for whatever else may move parameters so far."""
+    monkeypatch.setitem(ranges.RANGES, "optimizer.learning_rate", ranges.Range(0, 1e12))
     ruinous = replace(
         small, optimizer=replace(small.optimizer, learning_rate=1e10), checkpoint=config.Checkpoint(every=1)
     )

@@ -162,7 +162,7 @@ def test_the_preferred_prompt_format_of_a_model_comes_first():
 def test_no_place_is_asked_that_a_model_has_not():
     assert trained(config.Causal()).prompt_formats(length=500)[0].length == 500  # rotary positions have no end
     with pytest.raises(InputError, match="length 65: the model has 64 positions"):
-        trained(config.Causal(), positions="learned").prompt_formats(length=65)
+        trained(config.Causal(), **{"positions.kind": "learned"}).prompt_formats(length=65)
     encoder_decoder = trained(config.TextToText(), encoder_depth=1).prompt_formats()[0]
     assert (encoder_decoder.length, encoder_decoder.source_length) == (64, 64)
 

@@ -222,11 +222,11 @@ def test_sizes_that_are_missing_follow_from_others(whole):
     metadata, tensors = whole
     missing = ("attention.key_length", "rope.freq_base")
     model, _ = gguf.model({k: v for k, v in metadata.items() if not k.endswith(missing)}, tensors)
-    assert (model.attention.head_width, model.positions.theta) == (model.width // model.heads, 10_000.0)
+    assert (model.attention.head_width, model.positions.theta) == (model.width // model.attention.heads, 10_000.0)
     heads = {"llama.attention.head_count_kv": [1, 1, 1]}
-    assert gguf.model(metadata | heads, tensors)[0].kv_heads == 1
+    assert gguf.model(metadata | heads, tensors)[0].attention.kv_heads == 1
     without = {k: v for k, v in metadata.items() if not k.endswith("head_count_kv")}
-    assert gguf.model(without, tensors)[0].kv_heads == model.heads
+    assert gguf.model(without, tensors)[0].attention.kv_heads == model.attention.heads
 
 
 def test_another_file_is_named(tmp_path):
