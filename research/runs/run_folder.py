@@ -118,14 +118,17 @@ def write_result(folder: Path, result: dict[str, Any]) -> None:
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """What `write_result` was given; None: the run is not complete. Raises InputError if it has another format."""
+    """What `write_result` was given; None: the run is not complete. Raises InputError if it has another format
+    or form."""
     path = folder / "result.json"
-    result: dict[str, Any] | None = json_forms.read_json(path, forms.RESULT)
+    result: dict[str, Any] | None = json_forms.read_json(path, forms.ANY)
     if result is None:
         return None
     number = result.pop("format", 1)
     if number not in (1, RESULT_FORMAT):
         raise InputError(f"{path} has format {number}; this version reads 1 and {RESULT_FORMAT}")
+    if wrong := forms.RESULT(result):
+        raise InputError(f"{path}: it{wrong}" if wrong.startswith(" ") else f"{path}: {wrong.lstrip('.')}")
     return result
 
 

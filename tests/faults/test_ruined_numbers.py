@@ -25,8 +25,8 @@ def small(tmp_path_factory):
 
 
 def test_a_step_that_ruins_the_parameters_is_not_saved(small, tmp_path, monkeypatch):
-    """Adam moves every parameter by the learning rate, so the state is finite, and its loss is not of this world. Such a
-    rate is refused as it is; here it stands for whatever else may move parameters so far."""
+    """Adam moves every parameter by the learning rate, so the state is finite, and its loss is not of this world. Such
+    a rate is refused as it is; here it stands for whatever else may move parameters so far."""
     monkeypatch.setitem(ranges.RANGES, "optimizer.learning_rate", ranges.Range(0, 1e12))
     ruinous = replace(
         small, optimizer=replace(small.optimizer, learning_rate=1e10), checkpoint=config.Checkpoint(every=1)

@@ -57,13 +57,19 @@ def test_while_all_give_signs_and_after_an_orderly_end_nobody_is_named(watches, 
     assert not ended and first.culprit() is None and second.culprit() is None
 
 
+def know_each_other(made):
+    deadline = time.monotonic() + 10
+    while not all(" on " in name for watch in made for name in watch.names.values()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
 def test_a_silent_process_is_named_with_its_host(watches, ended, capfd):
     _, (first, _, third) = watches
-    time.sleep(0.3)
+    know_each_other(watches[1])
     third.done.set()  # without a word
     wait(ended)
     assert set(ended) == {75}
-    assert first.culprit().startswith(f"process 2 on {peers.platform.node()}, process id ")
+    assert first.culprit(patience=10).startswith(f"process 2 on {peers.platform.node()}, process id ")
     assert "gave no sign of life" in capfd.readouterr().err
 
 
@@ -77,7 +83,7 @@ def test_an_error_is_known_to_the_others_at_once(watches, ended):
 
 def test_without_the_store_it_is_process_0_that_is_gone(watches, ended):
     store, (_, second, third) = watches
-    time.sleep(0.3)
+    know_each_other(watches[1])
     store.cut = True
-    wait(ended)
-    assert second.culprit().startswith("process 0 on ") and third.culprit().startswith("process 0 on ")
+    for watch in (second, third):
+        assert watch.culprit(patience=10).startswith("process 0 on ")
