@@ -36,8 +36,9 @@ class Watch:
         self.heard = dict.fromkeys(range(count), time.monotonic())
         self.done, self.saying = threading.Event(), threading.Lock()
         client.key_value_set(f"{PREFIX}name/{index}", f"{platform.node()}, process id {os.getpid()}")
-        for work in (self._beat, self._look):
-            threading.Thread(target=work, daemon=True).start()
+        self.threads = [threading.Thread(target=work, daemon=True) for work in (self._beat, self._look)]
+        for thread in self.threads:
+            thread.start()
 
     def culprit(self, patience: float = 0.0) -> str | None:
         """Which process is gone, and why if that is known; waits so many seconds until one is."""

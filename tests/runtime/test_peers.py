@@ -41,6 +41,8 @@ def watches(ended):
     yield store, made
     for watch in made:
         watch.leave()
+    for thread in (thread for watch in made for thread in watch.threads):
+        thread.join()  # or it would end the process of the tests, once that is possible again
 
 
 def wait(ended):
