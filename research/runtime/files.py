@@ -69,7 +69,8 @@ def storage_error(error: BaseException) -> str | None:
             return f"{os.strerror(errno.ENOSPC)}: {each}"
         for number in _ERRORS:
             if os.strerror(number) in str(each):
-                return next(line for line in str(each).splitlines() if os.strerror(number) in line)[:300]
+                line = next(line for line in str(each).splitlines() if os.strerror(number) in line)
+                return f"{os.strerror(number)}: {line}"[:300]  # a long path must not cut off the reason
     return None
 
 
