@@ -8,6 +8,8 @@
     lm.infill("Return the ", " of the list.")        # a span
     lm.attention("I love New York")                  # [layer, head, query, key]
     lm.inside("I love New York")                     # queries, keys, values and the residual stream too
+    lm.run("I love New York", record="mlp/hidden")   # any named place of the forward pass, and what follows if it is
+                                                     # edited: see `inference.edits` and docs/inside.md
 
 What a model can do follows from the objectives that it was trained with. Where several of them can do it, the preferred
 one does (`Objective.preference`), unless another is named.
@@ -17,17 +19,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import jax
 import numpy as np
 
-from research import models, objectives
+from research import objectives
 from research.config import Model
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
 from research.inference import batch_generation, generation, inside, prompting, scoring
 from research.inference.batch_generation import GeneratedBatch
+from research.inference.edits import Edit
 from research.inference.generation import Prompt, Sampling, bucket
-from research.inference.inside import Inside
+from research.inference.inside import ForwardPass, Inside, Measure
 from research.inference.prompting import Prompted, PromptFormat
 from research.inference.requests import Continuation, Generation, Scorable, Score
 from research.inference.scoring import ScoredBatch
@@ -178,10 +180,7 @@ class LanguageModel:
         chosen = self._that_answers("fill", objective)
         if MASK not in text:
             raise InputError(f"there is no {MASK} in {text!r}")
-        *before, last = text.split(MASK)
-        first, *others = (self.tokenizer.encode(part) for part in (*map(self._before_gap, before), last))
-        row = self._framed([*first, *(i for part in others for i in (self._mask, *part))])
-        example = self._read(chosen, row)
+        example = self._with_masks(chosen, text)
         scores = self._logits([example])[0]
         return [self._candidates(scores[place], count) for place in np.flatnonzero(example.tokens == self._mask)]
 
@@ -199,6 +198,69 @@ class LanguageModel:
             (said,) = self._generate(chosen, [prompted.prompt], sampling)
         return said.removeprefix(left[len(kept) :])
 
+    def read(self, text: str, objective: str | None = None) -> Example:
+        """A text as a whole document, as an objective reads it with nothing hidden."""
+        return self._read(self._objective(objective), self._document(text))
+
+    def run(
+        self,
+        texts: str | Example | Sequence[str | Example],
+        record: str | Sequence[str] = (),
+        edits: Sequence[Edit] = (),
+        objective: str | None = None,
+    ) -> ForwardPass:
+        """One forward pass, watched and changed at named places.
+
+        Args:
+          texts: prompts, as they are read before a continuation or an answer; for a model that fills masks, documents
+            with any number of `[MASK]`; or examples, as of `read`.
+          record: names of places, or patterns of them: "residual", "attention/*".
+          edits: what is put at which places (see `inference.edits`); all of them in the one pass.
+          objective: as which a text is read; None: the preferred one.
+
+        Raises:
+          InputError: if a place, or what an edit says of it, is not in the model.
+        """
+        examples = self.examples(texts, objective)
+        patterns = (record,) if isinstance(record, str) else record
+        batch = self._batch(examples)
+        return inside.run(self.config, self.params, self.tokenizer, batch, examples, patterns, edits)
+
+    def sweep(
+        self,
+        texts: str | Example | Sequence[str | Example],
+        edits: Sequence[Edit | Sequence[Edit]],
+        measure: Measure,
+        objective: str | None = None,
+    ) -> np.ndarray:
+        """What a measure (see `analysis.measures`) makes of each text after each of many edits by itself, or each of
+        many lists of edits: `[edits, texts]`. They must have the same places and functions, and are computed together
+        by one compiled program. The logits are those of the last token of a text, or of its first `[MASK]`."""
+        examples = self.examples(texts, objective)
+        several = [[each] if isinstance(each, Edit) else each for each in edits]
+        batch, read = self._batch(examples, finely=True), self.answer_places(examples)
+        return inside.sweep(self.config, self.params, batch, examples, read, several, measure)
+
+    def gradients(
+        self,
+        texts: str | Example | Sequence[str | Example],
+        record: str | Sequence[str],
+        measure: Measure,
+        edits: Sequence[Edit] = (),
+        objective: str | None = None,
+    ) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """What a measure makes of each text, `[text]`; what is recorded at some places after the edits, by name; and
+        the derivative of the measure by that. See `sweep` and `run` for the arguments."""
+        examples = self.examples(texts, objective)
+        patterns = (record,) if isinstance(record, str) else record
+        batch, read = self._batch(examples, finely=True), self.answer_places(examples)
+        return inside.gradients(self.config, self.params, batch, examples, read, patterns, measure, edits)
+
+    def examples(self, texts: str | Example | Sequence[str | Example], objective: str | None = None) -> list[Example]:
+        """Texts as `run` reads them."""
+        several = [texts] if isinstance(texts, str | Example) else texts
+        return [each if isinstance(each, Example) else self._asked(each, objective) for each in several]
+
     def attention(self, text: str, objective: str | None = None) -> np.ndarray:
         """The attention weights of a text as a whole document, float32 `[layer, head, query, key]`; of an
         encoder-decoder, those of the encoder. Where the objective has a mode, its token comes first."""
@@ -206,7 +268,7 @@ class LanguageModel:
 
     def inside(self, text: str, objective: str | None = None) -> Inside:
         """What happens inside while a text is read as a whole document; see `attention`."""
-        return self.look(self._read(self._objective(objective), self._document(text)))
+        return self.look(self.read(text, objective))
 
     def look(self, example: Example) -> Inside:
         """What happens inside while an example is read; of an encoder-decoder, inside the encoder."""
@@ -231,6 +293,32 @@ class LanguageModel:
     def _mask(self) -> int:
         assert self.tokenizer.mask is not None
         return self.tokenizer.mask
+
+    def _with_masks(self, objective: Objective, text: str) -> Example:
+        """A document whose `[MASK]`s are hidden tokens."""
+        *before, last = text.split(MASK)
+        first, *others = (self.tokenizer.encode(part) for part in (*map(self._before_gap, before), last))
+        return self._read(objective, self._framed([*first, *(i for part in others for i in (self._mask, *part))]))
+
+    def _asked(self, text: str, objective: str | None) -> Example:
+        """What is read before an answer: a prompt, or where nothing is generated a document with masks."""
+        able = [each for each in self.objectives if "generation" in each.answers]
+        if objective is not None or not able:
+            chosen = self._objective(objective)
+        else:
+            chosen = min(able, key=lambda each: each.preference)
+        if "generation" in chosen.answers:
+            return self._prompted(chosen, text).example
+        return self._with_masks(chosen, text)
+
+    def answer_places(self, examples: Sequence[Example]) -> list[int]:
+        """Of each the place whose logits are the answer: the first mask, or the last token."""
+        mask = -1 if self.tokenizer.mask is None else self.tokenizer.mask
+        hidden = [np.flatnonzero(example.tokens == mask) for example in examples]
+        return [
+            int(places[0]) if len(places) else len(example.tokens) - 1
+            for places, example in zip(hidden, examples, strict=True)
+        ]
 
     def _framed(self, ids: Sequence[int]) -> np.ndarray:
         vocabulary = self.tokenizer.vocabulary
@@ -286,20 +374,21 @@ class LanguageModel:
         return generation.text(self.tokenizer, Prompt([], before=before), tokens[places].tolist())
 
     def _logits(self, examples: Sequence[Example]) -> np.ndarray:
-        return gather_to_host(_logits(self.config, self.params, self._batch(examples)))
+        return gather_to_host(inside.logits(self.config, self.params, self._batch(examples)))
 
-    def _batch(self, examples: Sequence[Example]) -> Batch:
-        """One example a row, padded to one of few lengths."""
+    def _batch(self, examples: Sequence[Example], finely: bool = False) -> Batch:
+        """One example a row, padded to one of few lengths, or to the next multiple of four."""
         most, longest = (
             generation.places(self.config),
             max(len(s) for e in examples for s in (e.tokens, e.source) if s is not None),
         )
         if most is not None and longest > most:
             raise InputError(f"{longest} tokens do not fit into the model's {most} positions")
-        length = bucket(max(len(example.tokens) for example in examples))
+        rounded = _next_fourth if finely else bucket
+        length = rounded(max(len(example.tokens) for example in examples))
         source = None
         if self._encoder_decoder:
-            source = bucket(max(len(example.source) for example in examples if example.source is not None))
+            source = rounded(max(len(example.source) for example in examples if example.source is not None))
         return objectives.stack([objectives.row([example], length, source) for example in examples])
 
     def _candidates(self, scores: np.ndarray, count: int) -> list[Candidate]:
@@ -314,4 +403,5 @@ def _log_softmax(scores: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-_logits = jax.jit(models.logits, static_argnums=0)
+def _next_fourth(length: int) -> int:
+    return -(-length // 4) * 4

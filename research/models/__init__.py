@@ -18,9 +18,11 @@ from flax.linen import logical_axis_rules, with_logical_constraint
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from research.config import Model
+from research.models import places
 from research.models.attention import Caches, Context
 from research.models.kernels import Intervals
 from research.models.norm import Norm
+from research.models.places import Change, Changes
 from research.models.platform import compiled_for
 from research.models.sharded import extent
 from research.models.transformer import Transformer
@@ -31,6 +33,8 @@ Params = dict[str, Any]
 
 __all__ = [
     "Caches",
+    "Change",
+    "Changes",
     "Intervals",
     "Params",
     "axes",
@@ -44,11 +48,12 @@ __all__ = [
     "forward",
     "hidden",
     "init",
-    "inside",
     "logical_axis_rules",
     "logits",
     "output",
+    "places",
     "read_out",
+    "run",
     "size",
     "unflatten",
     "with_logical_constraint",
@@ -132,16 +137,29 @@ def logits(config: Model, params: Params, batch: Batch) -> Float[Array, "batch l
     return project(config, params, hidden(config, params, batch))
 
 
-def inside(config: Model, params: Params, batch: Batch) -> dict[str, Any]:
-    """What happens inside: per stack ("decoder", "encoder") the attention weights of each layer, float32
-    `[layers, batch, heads, queries, keys]`, its queries, keys and values, `[layers, batch, length, heads, head]`, and
-    the residual stream after each, `[layers, batch, length, width]`."""
-    _, state = _apply(config, params, batch, mutable=["intermediates"])
+def run(
+    config: Model,
+    params: Params,
+    batch: Batch,
+    record: frozenset[str] | None = frozenset(),
+    changes: Changes | None = None,
+) -> tuple[Float[Array, "batch length width"], dict[str, Array]]:
+    """As `hidden`, watched and changed at named `places`.
 
-    def first(sown: tuple[Array, ...]) -> Array:
-        return sown[0]
+    Args:
+      config: resolved.
+      params: as from `init`.
+      batch: what is read.
+      record: names of the places that are recorded; None: all. What is not recorded is not kept.
+      changes: what is put at which place instead of what is there. Without any, nothing else is computed.
 
-    return jax.tree.map(first, state["intermediates"], is_leaf=lambda leaf: isinstance(leaf, tuple))
+    Returns:
+      The features, and what was recorded, by name; its axes are those of `places.axes`.
+    """
+    variables = {"params": params, places.CHANGES: places.as_variables(changes or {})}
+    with places.recording(record):
+        (features, _), state = Transformer(config).apply(variables, batch, mutable=[places.RECORDED])
+    return features, places.from_variables(state.get(places.RECORDED, {}))
 
 
 def read_out(config: Model, params: Params, residual: Float[Array, "... width"]) -> Float[Array, "... vocabulary"]:

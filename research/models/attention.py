@@ -11,6 +11,7 @@ from research.config import Model
 from research.models import sharded
 from research.models.kernels import Intervals, RelativeBias, plain
 from research.models.norm import Norm
+from research.models.places import place, touched
 from research.models.projection import projection
 from research.models.rope import Rope, rotate
 
@@ -46,19 +47,22 @@ class Attention(nn.Module):
         width, heads = ("embed", config.width), (("heads", settings.heads), ("head", settings.head_width))
         intervals, bias = (context.source_intervals, None) if self.cross else (context.intervals, context.bias)
         assert intervals is not None
-        query = self._heads("query", x, context)
+        x = place(self, "input", x)
+        query = place(self, "queries", self._heads("query", x, context))
         key, value, new_cache = self._keys_and_values(x, context, cache)
+        key, value = place(self, "keys", key), place(self, "values", value)
         drop = settings.dropout > 0 and self.has_rng("dropout")
-        if drop or self.is_mutable_collection("intermediates"):
+        if drop or touched(self, "scores", "weights"):
             key, value = (nn.with_logical_constraint(x, ("batch", None, "kv_heads", "head")) for x in (key, value))
-            weights = plain.probabilities(query, key, intervals, settings.scale, bias)
-            for name, array in (("attention", weights), ("queries", query), ("keys", key), ("values", value)):
-                self.sow("intermediates", name, array)
+            scores = place(self, "scores", plain.scores(query, key, settings.scale, bias))
+            weights = place(self, "weights", plain.softmax(scores, intervals))
             weights = nn.Dropout(settings.dropout, deterministic=not drop)(weights)
             y = nn.with_logical_constraint(plain.combine(weights, value), ("batch", "length", "heads", "head"))
         else:
             y = sharded.attend(query, key, value, intervals, settings.scale, bias, settings.implementation)
-        return projection(self, "out", config, heads, (width,), settings.output_bias, residual=True)(y), new_cache
+        y = place(self, "heads", y)
+        out = projection(self, "out", config, heads, (width,), settings.output_bias, residual=True)(y)
+        return place(self, "output", out), new_cache
 
     def _heads(self, name: str, x: Array, context: Context) -> Array:
         """Queries, keys or values, normalised and rotated where the config says so."""

@@ -14,6 +14,7 @@ from research.config import Model
 from research.models.attention import Attention, Cache, Caches, Context
 from research.models.mlp import MLP
 from research.models.norm import Norm
+from research.models.places import place
 
 Layer = Callable[[Array], tuple[Array, Array | None]]  # what it adds to the residual stream, and its auxiliary loss
 
@@ -72,11 +73,12 @@ class Block(nn.Module):
         if self.cross:
             layers["cross_attention"] = attend("cross_attention", cross=True)
         layers["mlp"] = MLP(self.config, name="mlp")
+        x = place(self, "residual_before", x)
         for name, layer in layers.items():
             x = checkpoint_name(x, "layer_input" if name == "attention" else f"{name}_input")
             x, loss = self._residual(x, name, layer, layer_type.skip_norm if name == "attention" else None)
             losses.append(loss)
-        self.sow("intermediates", "residual", x)
+            x = place(self, "residual" if name == "mlp" else f"residual_after_{name}", x)
         return x, Auxiliary(new_cache, added(*losses))
 
     def _residual(self, x: Array, name: str, layer: Layer, skip_norm: Array | None) -> tuple[Array, Array | None]:

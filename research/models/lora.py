@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 from research.config import Lora
 from research.models.linear import Axes, product
 from research.models.parameters import parameter
+from research.models.places import place
 
 
 class Adapted(nn.Module):
@@ -29,4 +30,4 @@ class Adapted(nn.Module):
         a = parameter(self, "lora_a", nn.initializers.normal(deviation), (*in_shape, rank), (*in_axes, None))
         b = parameter(self, "lora_b", nn.initializers.zeros, (rank, *out_shape), (None, *out_axes))
         low = product(x, a.astype(x.dtype), len(in_shape))
-        return y + self.lora.alpha / rank * product(low, b.astype(x.dtype), 1)
+        return y + place(self, "adapter", self.lora.alpha / rank * product(low, b.astype(x.dtype), 1))

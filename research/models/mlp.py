@@ -4,6 +4,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from research.config import Model
+from research.models.places import place
 from research.models.projection import projection
 
 ACTIVATIONS = {
@@ -26,11 +27,13 @@ class MLP(nn.Module):
         """Its output, and its auxiliary loss (see `Block`), of which it has none."""
         config, mlp = self.config, self.config.mlp
         width, inner = (("embed", config.width),), (("mlp", mlp.width),)
+        x = place(self, "input", x)
         up = projection(self, "up", config, width, inner, mlp.bias)(x)
         if mlp.gated:
             gate = projection(self, "gate", config, width, inner, mlp.bias)(x)
             hidden = ACTIVATIONS[mlp.activation](gate) * up
         else:
             hidden = ACTIVATIONS[mlp.activation](up)
-        hidden = nn.with_logical_constraint(hidden, ("batch", "length", "mlp"))
-        return projection(self, "down", config, inner, width, mlp.bias, residual=True)(hidden), None
+        hidden = place(self, "hidden", nn.with_logical_constraint(hidden, ("batch", "length", "mlp")))
+        out = projection(self, "down", config, inner, width, mlp.bias, residual=True)(hidden)
+        return place(self, "output", out), None

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from research.config import Model
-from research.models import remat
+from research.models import places, remat
 from research.models.attention import Caches, Context
 from research.models.block import Auxiliary, Block, LayerType, added
 from research.models.kernels import RelativeBias
@@ -39,10 +39,11 @@ class Stack(nn.Module):
         config = self.config
         if config.positions.kind == "relative":
             context = context._replace(bias=self._relative_bias(index))
+        x = places.place(self, "embedding", x)
         x, auxiliary = (self._one_by_one if self.unstacked else self._scanned)(x, context, cache)
         if config.norm.placement == "pre":
             x = Norm(config.norm, name="norm")(x)
-        return x, auxiliary
+        return places.place(self, "output", x), auxiliary
 
     def _one_by_one(self, x: Array, context: Context, caches: Caches) -> tuple[Array, Auxiliary]:
         blocks = [Block(self.config, self.cross, name=f"layers_{layer}") for layer in range(self.depth)]
@@ -59,7 +60,7 @@ class Stack(nn.Module):
             block = nn.remat(Block, policy=remat.policy(config.remat), prevent_cse=False)
         layers = nn.scan(
             block,
-            variable_axes={"params": 0, "intermediates": 0},
+            variable_axes={"params": 0, places.CHANGES: 0, places.RECORDED: 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(nn.broadcast, 0, 0),
             length=self.depth,

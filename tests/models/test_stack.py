@@ -69,10 +69,12 @@ def test_rematerialisation_computes_again(unroll):
     assert flops("full") > 1.1 * flops("none")
 
 
-def test_inside_shows_the_attention_and_the_residual_stream_of_each_layer():
+def test_the_attention_and_the_residual_stream_of_each_layer_can_be_recorded():
     params = parameters(CONFIG)
-    shown = jax.jit(models.inside, static_argnums=0)(CONFIG, params, BATCH)["decoder"]["layers"]
-    weights, residual = shown["attention"]["attention"], shown["residual"]
+    names = frozenset({"decoder/attention/weights", "decoder/residual"})
+    _, recorded = jax.jit(models.run, static_argnums=(0, 3))(CONFIG, params, BATCH, names)
+    assert recorded.keys() == names
+    weights, residual = recorded["decoder/attention/weights"], recorded["decoder/residual"]
     assert weights.shape == (4, 2, CONFIG.attention.heads, LENGTH, LENGTH)
     seen = intervals.from_segments(jnp.asarray(BATCH.segments), jnp.asarray(BATCH.levels))
     unseen = ~np.broadcast_to(np.asarray(intervals.mask(seen, LENGTH))[:, None], weights.shape[1:])
@@ -84,9 +86,8 @@ def test_inside_shows_the_attention_and_the_residual_stream_of_each_layer():
 def test_windows_narrow_the_layers_between_global_ones():
     config = replace_fields(CONFIG, {"attention.window": 2, "attention.global_every": 2})
     params = parameters(config)
-    weights = jax.jit(models.inside, static_argnums=0)(config, params, BATCH)["decoder"]["layers"]["attention"][
-        "attention"
-    ]
+    name = "decoder/attention/weights"
+    weights = jax.jit(models.run, static_argnums=(0, 3))(config, params, BATCH, frozenset({name}))[1][name]
     seen = intervals.from_segments(jnp.asarray(BATCH.segments), jnp.asarray(BATCH.levels))
     near = intervals.in_window(seen, jnp.arange(LENGTH)[None], 2)
     for layer, visible in enumerate((seen, near, seen, near)):

@@ -19,25 +19,28 @@ def attend(
 ) -> Float[Array, "batch queries heads head"]:
     """Softmax attention over the keys that each query sees. Groups of `heads / kv_heads` query heads share a key head.
     All other implementations have this signature and this result; only this one needs memory for `queries x keys`."""
-    return combine(probabilities(query, key, intervals, scale, bias), value)
+    return combine(softmax(scores(query, key, scale, bias), intervals), value)
 
 
-def probabilities(
+def scores(
     query: Float[Array, "batch queries heads head"],
     key: Float[Array, "batch keys kv_heads head"],
-    intervals: Intervals,
     scale: float,
     bias: RelativeBias | None,
 ) -> Float[Array, "batch heads queries keys"]:
-    """Softmax in float32 of `scale * query . key + bias` over the keys that each query sees; exactly zero elsewhere."""
+    """`scale * query . key + bias` in float32, for every query and key."""
     batch, queries, heads, width = query.shape
     keys, kv_heads = key.shape[1:3]
     grouped = query.reshape(batch, queries, kv_heads, heads // kv_heads, width) * scale
-    scores = jnp.einsum("bqgrd,bkgd->bgrqk", grouped, key, preferred_element_type=jnp.float32)
-    scores = scores.reshape(batch, heads, queries, keys)
-    scores = scores if bias is None else scores + bias.block(jnp.arange(keys))
+    products = jnp.einsum("bqgrd,bkgd->bgrqk", grouped, key, preferred_element_type=jnp.float32)
+    products = products.reshape(batch, heads, queries, keys)
+    return products if bias is None else products + bias.block(jnp.arange(keys))
+
+
+def softmax(scores: Float[Array, "batch heads queries keys"], intervals: Intervals) -> Float[Array, "..."]:
+    """Over the keys that each query sees; exactly zero elsewhere."""
     # finite, so that a query that sees nothing (padding without padded source) gives no NaN
-    scores = jnp.where(rule.mask(intervals, keys)[:, None], scores, jnp.finfo(jnp.float32).min)
+    scores = jnp.where(rule.mask(intervals, scores.shape[-1])[:, None], scores, jnp.finfo(jnp.float32).min)
     return jax.nn.softmax(scores, axis=-1)
 
 

@@ -172,7 +172,7 @@ def test_what_is_not_seen_weighs_exactly_nothing_even_in_sixteen_bits():
     packed = random_batch(5, rows=2, length=LENGTH)
     query, key = jax.random.normal(jax.random.key(0), (2, 2, LENGTH, 4, 8), jnp.bfloat16) * 30
     seen = intervals.from_segments(jnp.asarray(packed.segments), jnp.asarray(packed.levels))
-    weights = np.asarray(plain.probabilities(query, key, seen, 1.0, None))
+    weights = np.asarray(plain.softmax(plain.scores(query, key, 1.0, None), seen))
     hidden = ~np.broadcast_to(the_rule(packed.segments, packed.levels)[:, None], weights.shape)
     assert (weights[hidden] == 0).all()
     np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
