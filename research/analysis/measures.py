@@ -1,5 +1,5 @@
-"""What is asked of the logits at one place of each text: a number for each, as `LanguageModel.sweep` and `gradients` take
-it. The tokens that are meant are data, so that one program serves all of them."""
+"""What is asked of the logits at one place of each text: a number for each, as `LanguageModel.sweep` and `gradients`
+take it. The tokens that are meant are data, so that one program serves all of them."""
 
 from collections.abc import Sequence
 

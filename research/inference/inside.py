@@ -30,8 +30,8 @@ TOKENS = 65_536  # places that a sweep computes at once
 TOKENS_ON_CPU = 2048
 LOOKED_AT = tuple(f"attention/{name}" for name in ("weights", "queries", "keys", "values"))
 
-# A number for each text from the float32 logits `[text, vocabulary]` at one place of each: a `jax.tree_util.Partial`, so
-# that programs are compiled for the function and not for its arguments (see `analysis.measures`).
+# A number for each text from the float32 logits `[text, vocabulary]` at one place of each: a `jax.tree_util.Partial`,
+# so that programs are compiled for the function and not for its arguments (see `analysis.measures`).
 Measure = Callable[[Array], Array]
 
 
@@ -128,7 +128,7 @@ def sweep(
     measure: Measure,
 ) -> Float[np.ndarray, "edits texts"]:
     """What `measure` makes of the logits at one place of each text (`read`), after each of many edits by itself. All
-    have the same places and functions, and are computed in batches, by one compiled program; what they share (the values
+    have the same places and functions, and are computed in batches by one compiled program; what they share (the values
     of another run, say) exists once.
 
     Raises:
@@ -139,9 +139,7 @@ def sweep(
     all_changes = [editing.changes(each, known, lengths, made) for each in edits]
     forms = {jax.tree.structure(changes) for changes in all_changes}
     if len(forms) != 1:
-        raise InputError(
-            "the edits of one sweep must have the same places and functions, and differ in values and indices"
-        )
+        raise InputError("edits of one sweep must have the same places and functions")
     first = all_changes[0]
     own = frozenset(
         (name, number)
