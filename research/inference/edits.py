@@ -200,8 +200,8 @@ def _where(at: Mapping[str, Index], name: str, shape: tuple[int, ...], lengths: 
                 own[text, indices(index, length, axis, name)] = True
             wide = [size if each in ("text", axis) else 1 for each, size in zip(axes, shape, strict=True)]
         else:
-            own = np.zeros(shape[number], bool)
-            own[indices(index, shape[number], axis, name)] = True
+            own = np.zeros((1, shape[number]), bool)
+            own[0, indices(index, shape[number], axis, name)] = True
             wide = [size if each == axis else 1 for each, size in zip(axes, shape, strict=True)]
         where = where & own.reshape(wide)
     return where

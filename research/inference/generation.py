@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +47,18 @@ class Sampling:
         wrong = [f"{name}: {value} must be {needed}" for holds, name, value, needed in rules if not holds]
         if wrong:
             raise InputError("; ".join(wrong))
+
+
+class Settings(TypedDict, total=False):
+    """The fields of `Sampling`, as keyword arguments."""
+
+    tokens: int
+    least: int
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int
+    stop: tuple[str, ...]
 
 
 class Prompt(NamedTuple):

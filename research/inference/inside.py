@@ -195,11 +195,11 @@ def gradients(
     changes = editing.changes(edits, known, lengths)
     nothing = {name: np.zeros(known[name].shape, known[name].dtype) for name in names}
     measured, recorded, slopes = _gradients(model, params, batch, np.array(read), changes, nothing, measure)
-    arrays = (
+    values, derivatives = (
         {name: _trimmed(gather_to_host(array), name, lengths) for name, array in each.items()}
         for each in (recorded, slopes)
     )
-    return gather_to_host(measured), *arrays
+    return gather_to_host(measured), values, derivatives
 
 
 def known_places(model: Model, batch: Batch) -> dict[str, jax.ShapeDtypeStruct]:
@@ -249,7 +249,8 @@ def _known_places(
 ) -> dict[str, jax.ShapeDtypeStruct]:
     def side(shape: tuple[int, int]) -> Batch:
         integers: Any = jax.ShapeDtypeStruct(shape, np.int32)
-        return Batch(integers, integers, jax.ShapeDtypeStruct(shape, np.float32), integers, integers, integers)
+        floats: Any = jax.ShapeDtypeStruct(shape, np.float32)
+        return Batch(integers, integers, floats, integers, integers, integers)
 
     batch = side(shape) if source is None else replace(side(shape), source=side(source))
     params = jax.eval_shape(partial(models.init, model), jax.random.key(0))
@@ -303,8 +304,7 @@ def _sweep(
 
     axes: Any = {
         name: tuple(
-            Change(change.function, 0, 0 if (name, number) in own else None)  # type: ignore[arg-type]
-            for number, change in enumerate(several)
+            Change(change.function, 0, 0 if (name, number) in own else None) for number, change in enumerate(several)
         )
         for name, several in changes.items()
     }

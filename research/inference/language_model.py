@@ -3,7 +3,7 @@
     lm = research.load("runs/quickstart")            # or a Hugging Face folder or name, or a GGUF file
     lm.token_losses("Welcome to New York Zoo")       # a table: token, target, loss, probability, rank
     lm.score("Welcome to New York", " City")         # log-probabilities, and whether greedy decoding would say so
-    lm.generate("Return the")                        # a continuation
+    lm.generate("Return the", tokens=20)             # a continuation
     lm.fill("Return the [MASK] of the list.")        # candidates for a mask
     lm.infill("Return the ", " of the list.")        # a span
     lm.attention("I love New York")                  # [layer, head, query, key]
@@ -17,7 +17,7 @@ one does (`Objective.preference`), unless another is named.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -28,13 +28,13 @@ from research.errors import InputError
 from research.inference import batch_generation, generation, inside, prompting, scoring
 from research.inference.batch_generation import GeneratedBatch
 from research.inference.edits import Edit
-from research.inference.generation import Prompt, Sampling, bucket
+from research.inference.generation import Prompt, Sampling, Settings, bucket
 from research.inference.inside import ForwardPass, Inside, Measure
 from research.inference.prompting import Prompted, PromptFormat
 from research.inference.requests import Continuation, Generation, Scorable, Score
 from research.inference.scoring import ScoredBatch
 from research.inference.table import Table
-from research.models import Params
+from research.models import Params, size
 from research.objectives import SHIPPED, Batch, Example, Objective, Request
 from research.sharding import Layout, gather_to_host
 
@@ -61,7 +61,7 @@ class Candidate:
     probability: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LanguageModel:
     """A model, its parameters, its tokenizer, and what it was trained to do."""
 
@@ -70,6 +70,20 @@ class LanguageModel:
     tokenizer: Tokenizer
     objectives: tuple[Objective, ...]
     layout: Layout | None = None  # devices that scoring uses; None: all, each with a whole copy of the parameters
+
+    def __repr__(self) -> str:
+        model, heads, positions = self.config, self.config.attention, self.config.positions
+        encoder = f"{model.encoder_depth} + " if model.encoder_depth else ""
+        trained = ", ".join(f"{each.name} ({type(each).__name__})" for each in self.objectives)
+        return "\n".join(
+            (
+                f"LanguageModel of {size(self.params):,} parameters",
+                f"  layers: {encoder}{model.depth} of width {model.width}, MLP {model.mlp.width}",
+                f"  attention: {heads.heads} heads of width {heads.head_width}, {heads.kv_heads} of keys and values",
+                f"  tokens: {self.tokenizer.size:,}; rows of up to {positions.max_length - positions.offset:,}",
+                f"  trained with: {trained}",
+            )
+        )
 
     def prompt_formats(self, objective: str | None = None, length: int | None = None) -> list[PromptFormat]:
         """How it can be asked, the preferred format first; see `prompting.prompt_formats`."""
@@ -162,16 +176,17 @@ class LanguageModel:
         sampling: Sampling | None = None,
         samples: int = 1,
         objective: str | None = None,
+        **settings: Unpack[Settings],
     ) -> str | list[Any]:
         """Continues a prompt, or answers an input (TextToText). A list of prompts gives a list; more than one of
-        `samples` gives a list for each prompt."""
+        `samples` gives a list for each prompt. `settings` are fields of `sampling`: `tokens=20, temperature=0.7`."""
         if samples < 1:
             raise InputError(f"samples: {samples} must be at least 1")
         chosen = self._that_answers("generation", objective)
         texts = [prompt] if isinstance(prompt, str) else list(prompt)
         read = [self._prompted(chosen, text).prompt for text in texts]
         prompts = [one._replace(sample=number) for one in read for number in range(samples)]
-        said = self._generate(chosen, prompts, sampling or Sampling())
+        said = self._generate(chosen, prompts, replace(sampling or Sampling(), **settings))
         grouped = [said[n : n + samples] if samples > 1 else said[n] for n in range(0, len(said), samples)]
         return grouped[0] if isinstance(prompt, str) else grouped
 

@@ -9,6 +9,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from research.errors import InputError
+
 
 @dataclass(frozen=True)
 class Table:
@@ -25,10 +27,18 @@ class Table:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (dict(zip(self.columns, values, strict=True)) for values in zip(*self.columns.values(), strict=True))
 
+    def to_pandas(self) -> Any:
+        """The table as a `pandas.DataFrame`. Raises InputError if pandas is not installed."""
+        try:
+            import pandas
+        except ImportError:
+            raise InputError("to_pandas needs pandas, which is not installed: pip install pandas") from None
+        return pandas.DataFrame(self.columns)
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         shown = RichTable()
         for name in self.columns:
-            shown.add_column(name, justify="left" if isinstance(self[name][0], str) else "right")
+            shown.add_column(name, justify="left" if isinstance(next(iter(self[name]), ""), str) else "right")
         for row in self:
             shown.add_row(*(Text(_shown(value)) for value in row.values()))
         yield shown

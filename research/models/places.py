@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
-from jaxtyping import Array, Bool
+from jaxtyping import Array
 
 CHANGES, RECORDED = "changes", "recorded"  # collections of variables
 OF_STACK = ("embedding", "output")  # places of a stack; the others are in its layers
@@ -56,7 +56,7 @@ class Change:
     arrays have a leading axis of them."""
 
     function: Callable[[Array, Any], Array]
-    where: Bool[Array, "..."]
+    where: Any  # bool
     value: Any
 
 
@@ -66,7 +66,8 @@ Changes = Mapping[str, tuple[Change, ...]]  # by the name of the place, one afte
 def place(module: nn.Module, name: str, x: Array) -> Array:
     """`x`, or what is put there instead."""
     if module.has_variable(CHANGES, name):
-        for change in module.get_variable(CHANGES, name):
+        several: tuple[Change, ...] = module.get_variable(CHANGES, name)
+        for change in several:
             x = jnp.where(change.where, change.function(x, change.value).astype(x.dtype), x)
     if _is_recorded(module, name):
         module.sow(RECORDED, name, x, init_fn=lambda: None, reduce_fn=lambda _, new: new)

@@ -287,3 +287,23 @@ def test_a_model_that_only_fills_gaps_scores_too(lm, encoder_decoder):
 def test_importing_the_package_loads_no_library():
     code = "import research, sys; sys.exit('jax' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_settings_are_plain_arguments(lm):
+    sampling = Sampling(tokens=5, temperature=0.7, seed=3)
+    assert lm.generate("the cat", tokens=5, temperature=0.7, seed=3) == lm.generate("the cat", sampling)
+    assert lm.generate("the cat", sampling, tokens=3) == lm.generate("the cat", replace(sampling, tokens=3))
+
+
+def test_a_model_is_shown_in_five_lines(lm, encoder_decoder):
+    for model in (lm, encoder_decoder):
+        lines = repr(model).splitlines()
+        assert len(lines) == 5 and max(map(len, lines)) < 120
+        assert f"{models.size(model.params):,} parameters" in lines[0] and "span_corruption" in lines[4]
+
+
+def test_a_table_is_a_data_frame(lm):
+    pandas = pytest.importorskip("pandas")
+    table = lm.token_losses(TEXT)
+    frame = table.to_pandas()
+    assert isinstance(frame, pandas.DataFrame) and frame["loss"].tolist() == table["loss"]
