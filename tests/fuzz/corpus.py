@@ -1,12 +1,17 @@
 """Inputs that once failed: each is a change of the valid input of a reader. It is refused, or left out."""
 
+import io
 import json
+import logging
 import struct
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from research.data.crc32c import masked_crc32c
+from research.errors import InputError
+from tests.fuzz.readers import READERS
 
 
 def replace(pattern: str, old: bytes, new: bytes) -> Callable[[Path], None]:
@@ -133,6 +138,10 @@ CASES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "answers that are a folder": ("answers", _folder("answers.jsonl")),
     "records that are a folder": ("metrics", _folder("metrics.jsonl")),
     "an expression that backtracks": ("tokenizer_folder", replace("tokenizer.json", b'"\\\\s+|', b'"(x+)+$|')),
+    "an expression that is slow everywhere": (
+        "tokenizer_folder",
+        replace("tokenizer.json", b'"\\\\s+|', b'"(.*)(.*)(.*)(?!.)(?=.)|'),
+    ),
     "an answer without a key": ("answers", line("answers.jsonl", b'{"output": "x"}')),
     "an answer that is a number": ("answers", line("answers.jsonl", b"3")),
     "a score that is text": ("answers", line("answers.jsonl", b'{"key": "k", "log_probabilities": "x"}')),
@@ -157,3 +166,23 @@ LEFT_OUT: dict[str, tuple[str, Callable[[Path], None]]] = {  # a damaged line co
         ),
     ),
 }
+
+
+def outcome(case: str) -> str:
+    """What comes of reading the input of a case: the one line of its error, else the warnings."""
+    name, change = (CASES | LEFT_OUT)[case]
+    log = io.StringIO()
+    handler = logging.StreamHandler(log)
+    logging.getLogger().addHandler(handler)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            READERS[name].make(Path(folder))
+            change(Path(folder))
+            READERS[name].read(Path(folder))
+    except InputError as error:
+        return f"refused: {error}"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        logging.getLogger().removeHandler(handler)
+    return log.getvalue()
