@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -11,16 +13,14 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import tokenizers as library
 
-from research.data import json_files, limits
+from research.data import expressions_worker, json_files
 from research.data.tokenizer_backends import PROBE
 from research.errors import InputError
 
 T = TypeVar("T")
 APART = "\U0010ffff"  # marks the names that special tokens have where ordinary text is encoded
 PROBES = 64  # tokens of which each is tried as a text
-SECONDS = 5.0  # within which its expressions must find the words of `SLOW`; usual ones need milliseconds
-SLOW = [kind * (length // len(kind)) for kind in ("a", "A1", "a ", " ", "\n", "7", "!", "世") for length in (256, 4096)]
-EXPRESSIONS = ("normalizer", "pre_tokenizer", "decoder")  # parts that may have regular expressions
+SECONDS = 10.0  # within which a process of its own has to try its expressions, for which usual ones need milliseconds
 FEW = 1024  # ids that a tokenizer may leave unused besides as many as it has tokens
 
 
@@ -147,7 +147,7 @@ class HuggingFace:
         def tried() -> HuggingFace:
             content = json_files.parse(text, where)
             _check_ids(content)
-            _check_expressions(json.dumps([content.get(name) for name in EXPRESSIONS]))
+            _check_expressions(json.dumps([content.get(name) for name in expressions_worker.PARTS]))
             made = cls(text)
             (ids,) = made.encode([made.probe])
             made.decode(ids.tolist())
@@ -234,21 +234,14 @@ def _check_ids(content: Any) -> None:
 
 @lru_cache(maxsize=64)
 def _check_expressions(parts: str) -> None:
-    """Raises TimeoutError if a regular expression in these parts is slow on long repetitions: the library bounds what it
-    tries at one place, but not the sum over the places of a text."""
+    """Raises TimeoutError if a regular expression in these parts is slow on long repetitions: the library bounds what
+    it tries at one place of a text, but not the sum over its places, and nothing could end it in this process."""
     if '"Regex"' not in parts:
         return
-    words = {text: number for number, text in enumerate(SLOW)}
-    model = {"type": "WordLevel", "vocab": words, "unk_token": SLOW[0]}
-    tokenizer = library.Tokenizer.from_str(
-        json.dumps({"version": "1.0", "model": model, **dict(zip(EXPRESSIONS, json.loads(parts), strict=True))})
-    )
-
-    def work() -> None:
-        tokenizer.encode_batch_fast(SLOW)
-        tokenizer.decode_batch([[number] for number in words.values()])
-
+    command = [sys.executable, "-I", str(Path(__file__).with_name("expressions_worker.py"))]
     try:
-        limits.within(SECONDS, work)
-    except TimeoutError as error:
-        raise TimeoutError(f"{error} to find the words of long repetitions by its regular expressions") from None
+        subprocess.run(command, input=parts.encode(), stderr=subprocess.DEVNULL, timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(
+            f"its regular expressions take more than {SECONDS:g} seconds on a page of repetitions"
+        ) from None

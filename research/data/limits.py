@@ -13,8 +13,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from types import FrameType
 from typing import Any, BinaryIO
@@ -60,39 +60,24 @@ def limited(seconds: float, memory: int) -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise _Overtime
 
-    if timed:
-        before = signal.signal(signal.SIGALRM, stop)
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-    if narrower:
-        resource.setrlimit(resource.RLIMIT_AS, (bound, hard))
+    before = signal.signal(signal.SIGALRM, stop) if timed else None
     try:
-        yield
-    except _Overtime:
+        try:
+            if timed:
+                signal.setitimer(signal.ITIMER_REAL, seconds)
+            if narrower:
+                resource.setrlimit(resource.RLIMIT_AS, (bound, hard))
+            yield
+        finally:
+            if timed:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+    except _Overtime:  # also if the time is over just when the block is
         raise TimeoutError(f"it takes more than {seconds:g} seconds") from None
     finally:
         if timed:
-            signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
         if narrower:
             resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-def within(seconds: float, work: Callable[[], object]) -> None:
-    """Runs what a library does without Python's lock, and what no signal can end, in a thread; its errors are dropped.
-
-    Raises:
-      TimeoutError: when the time is over. The thread is left behind, and ends with the process at the latest.
-    """
-
-    def quietly() -> None:
-        with suppress(BaseException):  # a panic of a library in Rust is no Exception
-            work()
-
-    thread = threading.Thread(target=quietly, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        raise TimeoutError(f"it takes more than {seconds:g} seconds")
 
 
 @lru_cache(maxsize=1)

@@ -138,10 +138,6 @@ CASES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "answers that are a folder": ("answers", _folder("answers.jsonl")),
     "records that are a folder": ("metrics", _folder("metrics.jsonl")),
     "an expression that backtracks": ("tokenizer_folder", replace("tokenizer.json", b'"\\\\s+|', b'"(x+)+$|')),
-    "an expression that is slow everywhere": (
-        "tokenizer_folder",
-        replace("tokenizer.json", b'"\\\\s+|', b'"(.*)(.*)(.*)(?!.)(?=.)|'),
-    ),
     "an answer without a key": ("answers", line("answers.jsonl", b'{"output": "x"}')),
     "an answer that is a number": ("answers", line("answers.jsonl", b"3")),
     "a score that is text": ("answers", line("answers.jsonl", b'{"key": "k", "log_probabilities": "x"}')),

@@ -80,7 +80,7 @@ def ended(launched, begin):
 @pytest.mark.parametrize("how", SIGNALS)
 def test_the_process_that_is_gone_is_named_by_all_others(experiment, tmp_path, how):
     draw, folder, seconds = random.Random(how), tmp_path / "run", []
-    for moment in range(MOMENTS):
+    for _ in range(MOMENTS):
         count = draw.choice((2, 2, 3))
         victim, after = draw.randrange(count), draw.uniform(0, LATEST)
         launched, said = start(experiment, folder, count, program=("-c", PROGRAM))
@@ -151,9 +151,7 @@ def test_where_the_network_is_cut_each_side_ends_and_names_the_other(experiment,
     """A cut of some seconds does nothing; the run then goes on where both sides are reached again."""
     (namespace, _), prefix = cable
     folder = tmp_path / "run"
-    launched, said = start(
-        experiment, folder, 2, program=("-c", PROGRAM), host=HOSTS["first"], prefix=prefix
-    )
+    launched, said = start(experiment, folder, 2, program=("-c", PROGRAM), host=HOSTS["first"], prefix=prefix)
     wait_for_a_checkpoint_after(0, folder, launched)
     ip("-n", namespace, "link", "set", "cable", "down")
     time.sleep(4)

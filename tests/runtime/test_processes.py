@@ -145,8 +145,8 @@ def test_several_processes_evaluate_as_one_does(run, tmp_path, capsys):
     assert shown[1] == []
     files = [sorted(path.relative_to(folder) for path in folder.rglob("*.json*")) for folder in (one, two)]
     assert files[0] == files[1]
-    for name in files[0]:
-        np.testing.assert_allclose(numbers(two / name), numbers(one / name), rtol=1e-4, err_msg=str(name))
+    for file in files[0]:
+        np.testing.assert_allclose(numbers(two / file), numbers(one / file), rtol=1e-4, err_msg=str(file))
 
 
 WRITTEN = """
