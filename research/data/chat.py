@@ -6,11 +6,11 @@ A line of JSON has one of the usual shapes:
   {"prompt": [message, …], "completion": [message]}
   {"prompt": TEXT, "completion": TEXT}                                                           without a template
 
-What else a message has (`tool_calls`, `name`, …), and `tools` and `documents` beside the messages, are given to the
-template as they are. Messages become text by the chat template that comes with the tokenizer: the one that the model was trained with. A
-conversation is rendered as a whole and its text encoded as a whole, as `apply_chat_template` of `transformers` does it;
-the answer, on which the model is trained, is then found by its characters. Only what a message itself spells never
-becomes a special token.
+Messages become text by the chat template that comes with the tokenizer: the one that the model was trained with. What
+else a message has (`tool_calls`, `name`, …), and `tools` and `documents` beside the messages, are given to the template
+as they are. A conversation is rendered as a whole and its text encoded as a whole, as `apply_chat_template` of
+`transformers` does it; the answer, on which the model is trained, is then found by its characters. Only what a message
+itself spells never becomes a special token.
 """
 
 import re

@@ -73,8 +73,8 @@ def test_a_template_is_given_tools_and_all_that_a_message_has(tokenizer):
     (exchange,) = chat.prompt_completions(entry)
     before, answer = (np.concatenate(part).tolist() for part in chat.encode(exchange, with_tools))
     spelled = json.dumps(call).encode()
-    assert before == list(b'[{"name": "add"}]\n[user]1 + 2?') + [257] + list(b"[assistant]")
-    assert answer == list(b"so: 3<call>" + spelled) + [257]
+    assert before == [*list(b'[{"name": "add"}]\n[user]1 + 2?'), 257, *list(b"[assistant]")]
+    assert answer == [*list(b"so: 3<call>" + spelled), 257]
 
 
 def test_marks_that_a_template_writes_are_single_tokens(tokenizer):

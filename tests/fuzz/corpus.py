@@ -127,6 +127,17 @@ CASES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "a model of 10^12 layers": ("report", tree("experiment.json", {"experiment.model.depth": 10**12})),
     "an experiment that is a list": ("experiment", tree("experiment.json", {"experiment": []})),
     "a mesh that is text": ("experiment", tree("experiment.json", {"experiment.mesh": "all"})),
+    "an experiment of an earlier format that is text": (
+        "experiment",
+        written("experiment.json", '{"format": 1, "experiment": "text"}'),
+    ),
+    "heads that are false": ("experiment", tree("experiment.json", {"experiment.model.attention.heads": False})),
+    "a model without a vocabulary": ("report", tree("experiment.json", {"experiment.model.vocabulary": 0})),
+    "features that are one text": (
+        "tfrecord",
+        tree("features.json", {"pythonClassName": "tensorflow_datasets.core.features.text_feature.Text"}),
+    ),
+    "a name of files with a zero": ("tfrecord", tree("dataset_info.json", {"splits.0.filepathTemplate": "\0"})),
     "10^12 generated records": ("generated_task", tree("task.yaml", {"sources.0.arguments.count": 10**12})),
     "a file outside the folder": ("task", tree("task.yaml", {"sources.0.file": "/etc/passwd"})),
     "a file above the folder": ("task", tree("task.yaml", {"sources.0.file": "../../../../etc/passwd"})),

@@ -1,5 +1,5 @@
-"""One of several processes is killed, stands still or fails, at any moment after all have joined: the others end within a
-minute and name it, and the run is resumed by any number. The same where the network between two hosts is cut.
+"""One of several processes is killed, stands still or fails, at any moment after all have joined: the others end within
+a minute and name it, and the run is resumed by any number. The same where the network between two hosts is cut.
 
 MOMENTS=3 python -m pytest -m slow tests/runtime/test_lost_processes.py    # fewer than the twenty of each kind
 """
@@ -33,7 +33,7 @@ from tests.runtime.several import (
 )
 
 MOMENTS = int(os.environ.get("MOMENTS", "20"))
-LATEST = 8.0  # seconds after all have joined: preparing, compiling, steps, checkpoints
+LATEST = 6.0  # seconds after all have joined, or after a checkpoint in every second start
 WITHIN = 60.0  # seconds
 JOINED = "joined the others"
 # a process that says when it has joined, and fails at SIGUSR1
@@ -64,7 +64,9 @@ def none_is_left():
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
     made = endless(tmp_path_factory.mktemp("text"))
-    return replace(made, data=replace(made.data, batch=12))  # for two and for three processes of two devices
+    return replace(
+        made, data=replace(made.data, batch=24)
+    )  # for two or three processes of two devices, and for eight devices
 
 
 def wait_until_all_have_joined(launched, said):
@@ -80,11 +82,13 @@ def ended(launched, begin):
 @pytest.mark.parametrize("how", SIGNALS)
 def test_the_process_that_is_gone_is_named_by_all_others(experiment, tmp_path, how):
     draw, folder, seconds = random.Random(how), tmp_path / "run", []
-    for _ in range(MOMENTS):
+    for moment in range(MOMENTS):
         count = draw.choice((2, 2, 3))
         victim, after = draw.randrange(count), draw.uniform(0, LATEST)
         launched, said = start(experiment, folder, count, program=("-c", PROGRAM))
         wait_until_all_have_joined(launched, said)
+        if moment % 2:
+            wait_for_a_checkpoint_after(([0, *checkpoint.steps(folder)])[-1], folder, launched)
         time.sleep(after)
         begin = time.monotonic()
         launched[victim].send_signal(SIGNALS[how])
