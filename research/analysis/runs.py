@@ -1,7 +1,7 @@
 """Run folders as data, complete or not: what was run, what it recorded, and what it came to."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,9 @@ def _read(folder: Path, name: str) -> Run:
         validation.validate(experiment)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    if not experiment.model.vocabulary:
+        raise InputError(f"{path} is not that of a run: model.vocabulary is 0")
+    experiment = replace(experiment, model=config.resolve(experiment.model, 0, experiment.data.length))
     result = run_folder.read_result(folder)
     absent = {objective.name for objective in experiment.objectives} - set((result or {}).get("objectives", ()))
     if result is not None and absent:

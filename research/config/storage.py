@@ -7,7 +7,7 @@ import sys
 from importlib.machinery import PathFinder
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cattrs
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
@@ -44,8 +44,10 @@ def from_dict(tree: dict[str, Any]) -> Experiment:
 
 
 def typed(value: Any, kind: Any) -> Any:
-    """The value itself. Raises ValueError if it is not of this type."""
+    """The value itself. Raises ValueError if it is not of this type; true and false are no numbers."""
     try:
+        if isinstance(value, bool) and not {bool, Any} & {kind, *get_args(kind)}:
+            raise TypeCheckError("a truth value")
         return check_type(value, kind, collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
     except TypeCheckError as error:
         name = kind.__name__ if isinstance(kind, type) else re.sub(r"typing\.|research\.config\.", "", str(kind))
@@ -123,6 +125,6 @@ def load(path: Path) -> Experiment:
     if stored not in (1, FORMAT):
         raise InputError(f"{path} has format {stored}; this version reads 1 and {FORMAT}")
     try:
-        return from_dict(upgraded(tree) if stored == 1 else tree)
+        return from_dict(upgraded(tree) if stored == 1 and isinstance(tree, dict) else tree)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error

@@ -6,15 +6,16 @@ A line of JSON has one of the usual shapes:
   {"prompt": [message, …], "completion": [message]}
   {"prompt": TEXT, "completion": TEXT}                                                           without a template
 
-Messages become text by the chat template that comes with the tokenizer: the one that the model was trained with. A
-conversation is rendered as a whole and its text encoded as a whole, as `apply_chat_template` of `transformers` does it;
-the answer, on which the model is trained, is then found by its characters. Only what a message itself spells never
-becomes a special token.
+Messages become text by the chat template that comes with the tokenizer: the one that the model was trained with. What
+else a message has (`tool_calls`, `name`, …), and `tools` and `documents` beside the messages, are given to the template
+as they are. A conversation is rendered as a whole and its text encoded as a whole, as `apply_chat_template` of
+`transformers` does it; the answer, on which the model is trained, is then found by its characters. Only what a message
+itself spells never becomes a special token.
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,9 @@ from research.data.chat_template import Rendered
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
 
-Message = dict[str, str]
+Message = dict[str, Any]  # role and content are texts; templates may know more
+BESIDE = ("tools", "documents")  # what templates may know of a conversation besides its messages
+DEPTH = 100  # of what a message has
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class PromptCompletion:
 
     before: str | tuple[Message, ...]
     answer: str
+    more: Message = field(default_factory=dict)  # what else the message of the answer has
+    beside: dict[str, Any] = field(default_factory=dict)  # of BESIDE, what there is
 
     @property
     def size(self) -> int:
@@ -43,19 +48,26 @@ class PromptCompletion:
 
 def prompt_completions(entry: dict[str, Any]) -> Iterator[PromptCompletion]:
     """The exchanges of a line. Raises ValueError with what is wrong with it."""
+    beside = {name: entry[name] for name in BESIDE if entry.get(name) is not None}
+    _check_texts(beside)
     match entry:
         case {"messages": list(messages)}:
             said = tuple(map(_message, messages))
             answers = [place for place, one in enumerate(said) if one["role"] == "assistant" and place > 0]
             if not answers:
                 raise ValueError("no assistant message after another")
-            yield from (PromptCompletion(said[:place], said[place]["content"]) for place in answers)
+            yield from (_exchange(said[:place], said[place], beside) for place in answers)
         case {"prompt": str(prompt), "completion": str(completion)}:
             yield PromptCompletion(_text(prompt), _text(completion))
         case {"prompt": list(prompt), "completion": [completion]}:
-            yield PromptCompletion(tuple(map(_message, prompt)), _message(completion)["content"])
+            yield _exchange(tuple(map(_message, prompt)), _message(completion), beside)
         case _:
             raise ValueError("neither messages nor prompt and completion")
+
+
+def _exchange(before: tuple[Message, ...], answer: Message, beside: dict[str, Any]) -> PromptCompletion:
+    more = {name: value for name, value in answer.items() if name not in ("role", "content")}
+    return PromptCompletion(before, answer["content"], more, beside)
 
 
 def encode(exchange: PromptCompletion, tokenizer: Tokenizer) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -72,16 +84,16 @@ def encode(exchange: PromptCompletion, tokenizer: Tokenizer) -> tuple[list[np.nd
         begin, end = ([] if i is None else [np.array([i])] for i in (tokenizer.bos, tokenizer.eos))
         before, answer = tokenizer.encode_many([exchange.before, exchange.answer])
         return [*begin, before], [answer, *end]
-    whole = [*exchange.before, {"role": "assistant", "content": exchange.answer}]
-    whole, cut = _kept_apart(tokenizer, whole)
-    asked, said = _rendered(tokenizer, [(whole[:-1], True), (whole, False)])
+    answered = {**exchange.more, "role": "assistant", "content": exchange.answer}
+    (whole, beside), cut = _kept_apart(tokenizer, ([*exchange.before, answered], exchange.beside))
+    asked, said = _rendered(tokenizer, [(whole[:-1], True), (whole, False)], beside)
     spans = said.spans[len(asked.spans) :] or said.spans[-1:]
     if spans:
         start, stop = spans[0][0], spans[-1][1]
     elif said.text.startswith(asked.text):
         start, stop = len(asked.text), len(said.text)
     else:
-        start, stop = _depends(tokenizer, whole, said.text), len(said.text)
+        start, stop = _depends(tokenizer, whole, beside, said.text), len(said.text)
     before, answer = _encoded(tokenizer, said.text[:stop], start, cut)
     if not len(answer):
         raise InputError("the tokenizer's chat template does not show the answer of an assistant")
@@ -91,10 +103,12 @@ def encode(exchange: PromptCompletion, tokenizer: Tokenizer) -> tuple[list[np.nd
 def render(tokenizer: Tokenizer, messages: list[Message], reply: bool) -> str:
     """Messages as text by the tokenizer's chat template; with `reply`, up to where an answer begins. Raises InputError
     if there is no template, or if it fails."""
-    return _rendered(tokenizer, [(messages, reply)])[0].text
+    return _rendered(tokenizer, [(messages, reply)], {})[0].text
 
 
-def _rendered(tokenizer: Tokenizer, conversations: Sequence[tuple[Sequence[Message], bool]]) -> list[Rendered]:
+def _rendered(
+    tokenizer: Tokenizer, conversations: Sequence[tuple[Sequence[Message], bool]], beside: dict[str, Any]
+) -> list[Rendered]:
     """Each conversation, with or without the beginning of a reply."""
     if tokenizer.chat_template is None:
         raise InputError(
@@ -102,36 +116,53 @@ def _rendered(tokenizer: Tokenizer, conversations: Sequence[tuple[Sequence[Messa
         )
     named = {"bos_token": tokenizer.bos, "eos_token": tokenizer.eos}
     roles = tokenizer.roles or {role: tokenizer.names[i] for role, i in named.items() if i is not None}
+    known = {**roles, **dict.fromkeys(BESIDE), **beside}
     return chat_template.render(
         tokenizer.chat_template,
-        [
-            {**roles, "messages": list(messages), "add_generation_prompt": reply, "tools": None, "documents": None}
-            for messages, reply in conversations
-        ],
+        [{**known, "messages": list(messages), "add_generation_prompt": reply} for messages, reply in conversations],
     )
 
 
-def _depends(tokenizer: Tokenizer, messages: Sequence[Message], text: str) -> int:
+def _depends(tokenizer: Tokenizer, messages: Sequence[Message], beside: dict[str, Any], text: str) -> int:
     """From which character of the rendered text on it depends on the answer."""
     answer = messages[-1]["content"].strip()
     other = {**messages[-1], "content": "B" if answer.startswith("A") else "A"}
-    (changed,) = _rendered(tokenizer, [([*messages[:-1], other], False)])
+    (changed,) = _rendered(tokenizer, [([*messages[:-1], other], False)], beside)
     together = zip(text, changed.text, strict=False)
     return next((place for place, (a, b) in enumerate(together) if a != b), min(len(text), len(changed.text)))
 
 
-def _kept_apart(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[Message], str]:
-    """Messages with a character, of the private use area, after the first one of each special token that they spell;
-    and that character, or "" if they spell none."""
+def _kept_apart(tokenizer: Tokenizer, said: Any) -> tuple[Any, str]:
+    """What was said, a tree of texts, with a character, of the private use area, after the first one of each special
+    token that a text spells; and that character, or "" if none is spelled."""
     names = sorted((name for name in tokenizer.names.values() if len(name) > 1), key=len, reverse=True)
     spelled = re.compile("|".join(map(re.escape, names)) or "(?!)")
-    said = [message["content"] for message in messages]
-    if not any(map(spelled.search, said)):
-        return list(messages), ""
-    used = set().union(*said)
+    texts = list(_texts(said))
+    if not any(map(spelled.search, texts)):
+        return said, ""
+    used = set().union(*texts)
     cut = next(chr(code) for code in range(0xE000, 0xF900) if chr(code) not in used)
-    apart = [spelled.sub(lambda match: match[0][0] + cut + match[0][1:], content) for content in said]
-    return [{**message, "content": content} for message, content in zip(messages, apart, strict=True)], cut
+    return _changed(said, lambda text: spelled.sub(lambda match: match[0][0] + cut + match[0][1:], text)), cut
+
+
+def _texts(tree: Any, depth: int = 0) -> Iterator[str]:
+    """Every text of a tree, names of fields among them. Raises ValueError if it is deeper than DEPTH."""
+    if depth > DEPTH:
+        raise ValueError("nested too deeply")
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, dict | list | tuple):
+        for part in (*tree, *tree.values()) if isinstance(tree, dict) else tree:
+            yield from _texts(part, depth + 1)
+
+
+def _changed(tree: Any, change: Callable[[str], str]) -> Any:
+    """A tree with every text changed but roles, by which templates decide."""
+    if isinstance(tree, dict):
+        return {change(name): part if name == "role" else _changed(part, change) for name, part in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_changed(part, change) for part in tree]
+    return change(tree) if isinstance(tree, str) else tree
 
 
 def _encoded(tokenizer: Tokenizer, text: str, at: int, cut: str) -> tuple[np.ndarray, np.ndarray]:
@@ -154,16 +185,23 @@ def _encoded(tokenizer: Tokenizer, text: str, at: int, cut: str) -> tuple[np.nda
 
 def _message(message: Any) -> Message:
     match message:
-        case {"role": str(role), "content": str(content)}:
-            return {"role": role, "content": _text(content)}
+        case {"role": str(), "content": str(content)}:
+            _text(content)
+            _check_texts(message)
+            return dict(message)
     raise ValueError("a message without role or text")
 
 
 def _text(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("invalid UTF-8") from None
+    _check_texts(text)
     if not text.strip():
         raise ValueError("an empty text")
     return text
+
+
+def _check_texts(tree: Any) -> None:
+    try:
+        for text in _texts(tree):
+            text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("invalid UTF-8") from None

@@ -2,22 +2,25 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import tokenizers as library
 
-from research.data import json_files
+from research.data import expressions_worker, json_files
 from research.data.tokenizer_backends import PROBE
 from research.errors import InputError
 
 T = TypeVar("T")
 APART = "\U0010ffff"  # marks the names that special tokens have where ordinary text is encoded
 PROBES = 64  # tokens of which each is tried as a text
+SECONDS = 10.0  # within which a process of its own has to try its expressions, for which usual ones need milliseconds
 FEW = 1024  # ids that a tokenizer may leave unused besides as many as it has tokens
 
 
@@ -142,7 +145,9 @@ class HuggingFace:
         """As `read`, of what is in the file `where`."""
 
         def tried() -> HuggingFace:
-            _check_ids(json_files.parse(text, where))
+            content = json_files.parse(text, where)
+            _check_ids(content)
+            _check_expressions(json.dumps([content.get(name) for name in expressions_worker.PARTS]))
             made = cls(text)
             (ids,) = made.encode([made.probe])
             made.decode(ids.tolist())
@@ -225,3 +230,18 @@ def _check_ids(content: Any) -> None:
         raise ValueError(f"the id {wrong!r} of a tokenizer with {len(vocab)} pieces and {len(added)} added tokens")
     if not len(vocab) + len(added):
         raise ValueError("it has no tokens")
+
+
+@lru_cache(maxsize=64)
+def _check_expressions(parts: str) -> None:
+    """Raises TimeoutError if a regular expression in these parts is slow on long repetitions: the library bounds what
+    it tries at one place of a text, but not the sum over its places, and nothing could end it in this process."""
+    if '"Regex"' not in parts:
+        return
+    command = [sys.executable, "-I", str(Path(__file__).with_name("expressions_worker.py"))]
+    try:
+        subprocess.run(command, input=parts.encode(), stderr=subprocess.DEVNULL, timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(
+            f"its regular expressions take more than {SECONDS:g} seconds on a page of repetitions"
+        ) from None

@@ -60,18 +60,21 @@ def limited(seconds: float, memory: int) -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise _Overtime
 
-    if timed:
-        before = signal.signal(signal.SIGALRM, stop)
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-    if narrower:
-        resource.setrlimit(resource.RLIMIT_AS, (bound, hard))
+    before = signal.signal(signal.SIGALRM, stop) if timed else None
     try:
-        yield
-    except _Overtime:
+        try:
+            if timed:
+                signal.setitimer(signal.ITIMER_REAL, seconds)
+            if narrower:
+                resource.setrlimit(resource.RLIMIT_AS, (bound, hard))
+            yield
+        finally:
+            if timed:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+    except _Overtime:  # also if the time is over just when the block is
         raise TimeoutError(f"it takes more than {seconds:g} seconds") from None
     finally:
         if timed:
-            signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
         if narrower:
             resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

@@ -51,6 +51,7 @@ class Form:
     reader: Callable[[tuple[str, ...]], Reader]  # from the arguments; raises InputError if one is wrong
     arguments: tuple[int, ...] = (0,)  # how many there may be
     pairs: bool = False  # whatever the arguments; else two arguments make pairs
+    reading: str = ""  # another one where the same file is read otherwise than by an earlier version
 
 
 def read(file: StoredFile, reader: Reader) -> Iterator[Record | SkippedRecord]:
@@ -183,6 +184,6 @@ FORMS = {
     "text": Form("text:GLOB", lambda _: _text),
     "jsonl": Form("jsonl:GLOB#FIELD[,FIELD2]", lambda names: partial(_jsonl, names), (1, 2)),
     "parquet": Form("parquet:GLOB#COLUMN[,COLUMN2]", lambda names: partial(_parquet, names), (1, 2)),
-    "chat": Form("chat:GLOB", lambda _: _chat, pairs=True),
+    "chat": Form("chat:GLOB", lambda _: _chat, pairs=True, reading=" with all fields"),
     "tokens": Form("tokens:GLOB[#DTYPE]", _integers, (0, 1)),
 }

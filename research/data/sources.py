@@ -51,7 +51,7 @@ def open_source(name: str) -> DataSource:
         reader = form.reader(arguments)
     except InputError as error:
         raise InputError(f"data source {name!r}: {error}") from error
-    return DataSource(name, 2 if form.pairs else max(1, len(arguments)), _files(name, pattern, reader))
+    return DataSource(name, 2 if form.pairs else max(1, len(arguments)), _files(name, pattern, reader, form.reading))
 
 
 def source_records(name: str) -> Iterator[Record | SkippedRecord]:
@@ -86,7 +86,7 @@ def _is_file(pattern: str) -> bool:
     return "://" not in pattern and bool(fsspec.filesystem("file").isfile(pattern))
 
 
-def _files(name: str, pattern: str, reader: readers.Reader) -> tuple[SourceFile, ...]:
+def _files(name: str, pattern: str, reader: readers.Reader, reading: str) -> tuple[SourceFile, ...]:
     """The file of that name, or the files of a glob, sorted by name."""
     try:
         system, path = _system(pattern)
@@ -102,7 +102,7 @@ def _files(name: str, pattern: str, reader: readers.Reader) -> tuple[SourceFile,
         size = found[path]["size"]
         stored = StoredFile(system, path, size, local)
         records = partial(readers.read, stored, reader)
-        return SourceFile(system.unstrip_protocol(path), size, version(found[path]), records)
+        return SourceFile(system.unstrip_protocol(path), size, version(found[path]) + reading, records)
 
     return tuple(map(file, sorted(found)))
 

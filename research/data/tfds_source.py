@@ -7,7 +7,7 @@ files may be in a bucket.
 
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import fsspec
@@ -33,6 +33,8 @@ def open_tfds(name: str) -> DataSource:
     if parsed is None:
         raise InputError(f"data source {name!r} is not of the form tfds:NAME/CONFIG:SPLIT[#FIELD[,FIELD2]]")
     info, reader, shards = _parts(name, parsed)
+    if not isinstance(info.features, Mapping):
+        raise InputError(f"data source {name!r}: its examples have no named features, but are {info.features}")
     fields = tuple((parsed["fields"] or "text").split(","))
     if len(fields) > 2 or not set(fields) <= set(info.features):
         raise InputError(f"data source {name!r}: choose one or two fields among {sorted(info.features)}, as in #FIELD")
@@ -45,7 +47,7 @@ def open_tfds(name: str) -> DataSource:
         system, path = fsspec.core.url_to_fs(str(shard.filename))
         try:
             found = system.info(path)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a name may have characters that no file's has
             raise InputError(f"data source {name!r}: {shard.filename} cannot be read: {error}") from error
         return SourceFile(f"{shard.filename}[{shard.skip}:+{shard.take}]", found["size"], version(found), records)
 

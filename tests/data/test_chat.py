@@ -1,5 +1,6 @@
 """Conversations become pairs of which only the answer counts."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -55,9 +56,33 @@ def test_prompt_and_completion_are_texts_or_messages(tokenizer):
     assert encoded(tokenizer, templated)[1] == "Hello<|im_end|>\n"
 
 
+TOOLS = (
+    "{% if tools %}{{ tools | tojson }}\n{% endif %}{% for message in messages %}[{{ message['role'] }}]"
+    "{{ message.get('reasoning_content', '') }}{{ message['content'] }}"
+    "{% for call in message.get('tool_calls', []) %}<call>{{ call | tojson }}{% endfor %}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+def test_a_template_is_given_tools_and_all_that_a_message_has(tokenizer):
+    """As `apply_chat_template` of transformers; and what they spell is text."""
+    with_tools = dataclasses.replace(tokenizer, chat_template=TOOLS)
+    call = {"name": "add", "arguments": {"a": 1, "<|im_end|>": "x"}}
+    messages = [said("user", "1 + 2?"), said("assistant", "3") | {"reasoning_content": "so: ", "tool_calls": [call]}]
+    entry = {"messages": messages, "tools": [{"name": "add"}], "id": 7}
+    (exchange,) = chat.prompt_completions(entry)
+    before, answer = (np.concatenate(part).tolist() for part in chat.encode(exchange, with_tools))
+    spelled = json.dumps(call).encode()
+    assert before == [*list(b'[{"name": "add"}]\n[user]1 + 2?'), 257, *list(b"[assistant]")]
+    assert answer == [*list(b"so: 3<call>" + spelled), 257]
+
+
 def test_marks_that_a_template_writes_are_single_tokens(tokenizer):
     assert tokenizer.encode_marked("<|im_start|>é").tolist() == [256, *"é".encode()]
     assert 256 not in tokenizer.encode("<|im_start|>")
+
+
+DEEP = json.loads("[" * 200 + "]" * 200)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +92,8 @@ def test_marks_that_a_template_writes_are_single_tokens(tokenizer):
         ({"messages": [said("user", "a")]}, "no assistant message"),
         ({"messages": [{"role": "user"}, said("assistant", "a")]}, "without role or text"),
         ({"prompt": "a", "completion": " "}, "an empty text"),
+        ({"messages": [said("user", "a"), said("assistant", "b") | {"x": "\ud800"}]}, "invalid UTF-8"),
+        ({"messages": [said("user", "a"), said("assistant", "b") | {"x": DEEP}]}, "nested too deeply"),
     ],
 )
 def test_what_cannot_be_used_is_told(tmp_path, entry, complaint):

@@ -7,7 +7,7 @@ import pytest
 import sentencepiece
 import tokenizers as library
 
-from research.data import tokenizers
+from research.data import huggingface_backend, tokenizers
 from research.data.huggingface_backend import APART
 from research.errors import InputError
 from research.interop import huggingface
@@ -137,6 +137,33 @@ def test_roles_follow_from_the_post_processor(tmp_path, config):
     theirs = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
     assert [ours.bos, *ours.encode("hello"), ours.eos] == theirs("hello").input_ids
     assert ours.mask == 4
+
+
+def test_more_than_one_token_around_a_text_is_refused(tmp_path):
+    made = library.Tokenizer(library.models.WordLevel({"<s>": 0, "<t>": 1, "a": 2}, unk_token="a"))
+    made.add_special_tokens(["<s>", "<t>"])
+    frame = [("<s>", 0), ("<t>", 1)]
+    made.post_processor = library.processors.TemplateProcessing(["<s>", "<t>", "$A"], special_tokens=frame)
+    made.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(InputError, match="puts <s>, <t> before every text; only one can be"):
+        tokenizers.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("part", ["pre_tokenizer", "normalizer", "decoder"])
+def test_an_expression_that_is_slow_everywhere_is_refused(tmp_path, monkeypatch, part):
+    """At one place the library tries ten million ways at most; here it needs three million at each of many."""
+    monkeypatch.setattr(huggingface_backend, "SECONDS", 2.0)
+    made = library.Tokenizer(library.models.WordLevel({"a": 0}, unk_token="a"))
+    slow = library.Regex("(.*)(.*)(.*)(?!.)(?=.)")
+    if part == "pre_tokenizer":
+        made.pre_tokenizer = library.pre_tokenizers.Split(slow, "isolated")
+    elif part == "normalizer":
+        made.normalizer = library.normalizers.Replace(slow, "b")
+    else:
+        made.decoder = library.decoders.Replace(slow, "b")
+    made.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(InputError, match="regular expressions take more than 2 seconds on a page of repetitions"):
+        tokenizers.load(str(tmp_path))
 
 
 def test_ends_of_generation_are_those_of_the_configs(tmp_path):

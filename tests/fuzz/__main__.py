@@ -1,5 +1,6 @@
 """`python -m tests.fuzz [READER …] [--hours N | --count N] [--seed S] [--json]`: tries mutated inputs and prints every
-outcome that is not allowed. A failing input is made again from its seed: `python -m tests.fuzz --keep SEED FOLDER`."""
+outcome that is not allowed. A failing input is made again from its seed: `python -m tests.fuzz --keep SEED FOLDER`.
+`python -m tests.fuzz --corpus` tries the inputs that once failed instead."""
 
 import argparse
 import collections
@@ -12,7 +13,7 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from tests.fuzz import harness
+from tests.fuzz import corpus, harness
 from tests.fuzz.readers import READERS
 
 
@@ -23,10 +24,14 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=sys.maxsize, help="inputs of each reader")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="the result as one line of JSON")
+    parser.add_argument("--corpus", action="store_true", help="what comes of each case of corpus.py, as JSON")
     parser.add_argument("--keep", nargs=2, metavar=("SEED", "FOLDER"), help="make this input, and stop")
     chosen = parser.parse_args()
     if chosen.keep:
         return keep(*chosen.keep)
+    if chosen.corpus:
+        print(json.dumps({name: corpus.outcome(name) for name in (*corpus.CASES, *corpus.LEFT_OUT)}))
+        return 0
     names = chosen.readers or list(READERS)
     tried: collections.Counter[str] = collections.Counter()
     found: dict[str, dict[str, str]] = {name: {} for name in names}  # an outcome, and the seed of one input

@@ -1,12 +1,17 @@
 """Inputs that once failed: each is a change of the valid input of a reader. It is refused, or left out."""
 
+import io
 import json
+import logging
 import struct
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from research.data.crc32c import masked_crc32c
+from research.errors import InputError
+from tests.fuzz.readers import READERS
 
 
 def replace(pattern: str, old: bytes, new: bytes) -> Callable[[Path], None]:
@@ -122,6 +127,17 @@ CASES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "a model of 10^12 layers": ("report", tree("experiment.json", {"experiment.model.depth": 10**12})),
     "an experiment that is a list": ("experiment", tree("experiment.json", {"experiment": []})),
     "a mesh that is text": ("experiment", tree("experiment.json", {"experiment.mesh": "all"})),
+    "an experiment of an earlier format that is text": (
+        "experiment",
+        written("experiment.json", '{"format": 1, "experiment": "text"}'),
+    ),
+    "heads that are false": ("experiment", tree("experiment.json", {"experiment.model.attention.heads": False})),
+    "a model without a vocabulary": ("report", tree("experiment.json", {"experiment.model.vocabulary": 0})),
+    "features that are one text": (
+        "tfrecord",
+        tree("features.json", {"pythonClassName": "tensorflow_datasets.core.features.text_feature.Text"}),
+    ),
+    "a name of files with a zero": ("tfrecord", tree("dataset_info.json", {"splits.0.filepathTemplate": "\0"})),
     "10^12 generated records": ("generated_task", tree("task.yaml", {"sources.0.arguments.count": 10**12})),
     "a file outside the folder": ("task", tree("task.yaml", {"sources.0.file": "/etc/passwd"})),
     "a file above the folder": ("task", tree("task.yaml", {"sources.0.file": "../../../../etc/passwd"})),
@@ -157,3 +173,23 @@ LEFT_OUT: dict[str, tuple[str, Callable[[Path], None]]] = {  # a damaged line co
         ),
     ),
 }
+
+
+def outcome(case: str) -> str:
+    """What comes of reading the input of a case: the one line of its error, else the warnings."""
+    name, change = (CASES | LEFT_OUT)[case]
+    log = io.StringIO()
+    handler = logging.StreamHandler(log)
+    logging.getLogger().addHandler(handler)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            READERS[name].make(Path(folder))
+            change(Path(folder))
+            READERS[name].read(Path(folder))
+    except InputError as error:
+        return f"refused: {error}"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        logging.getLogger().removeHandler(handler)
+    return log.getvalue()

@@ -1,6 +1,8 @@
 """Runs a reader on mutated inputs in a forked process, with a bound on its memory and on the time of each input.
 
-Allowed is a value, or InputError; everything else is a failure, as is a process that dies or does not come back.
+Allowed is a value, or InputError; everything else is a failure, as is a process that dies or does not come back. A
+process tries many inputs, for it imports the reader first, which takes seconds; inputs are made in memory where there
+is a file system for that.
 """
 
 import hashlib
@@ -13,7 +15,7 @@ import signal
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +23,10 @@ from research.errors import InputError
 from tests.fuzz.mutations import mutate
 from tests.fuzz.readers import READERS, Reader
 
-BATCH = 512  # inputs of one process, which imports the reader before the first
+BATCH = 10_000  # inputs of one process, at most
+IMPORTING = 120  # seconds that a process may take before its first input, on a busy machine
+FULL = b"\0"  # of a process that has kept much of many inputs, which must not count as the memory of one
+MEMORY = Path("/dev/shm")  # files that are no disk's
 
 
 @dataclass(frozen=True)
@@ -37,10 +42,10 @@ def inputs(name: str, first: int, stop: int, seed: int, deadline: float) -> Iter
     """Tries the inputs numbered from `first` to `stop - 1`, batch by batch, until the deadline (`time.monotonic()`).
     Gives how many inputs of a batch were tried, and the failures among them."""
     reader = READERS[name]
-    with tempfile.TemporaryDirectory() as parent:
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as parent:
         valid = Path(parent) / "valid"
         valid.mkdir()
-        _forked(reader, lambda: reader.make(valid))
+        _forked(lambda: reader.make(valid))
         while first < stop and time.monotonic() < deadline:
             last = min(first + BATCH, stop)
             done, failures = _batch(name, valid, Path(parent) / "input", first, last, seed, deadline)
@@ -48,13 +53,13 @@ def inputs(name: str, first: int, stop: int, seed: int, deadline: float) -> Iter
             first += done
 
 
-def _forked(reader: Reader, work: object) -> None:
-    """Makes the valid input in a process of its own, so that no threads are there when others are forked."""
+def _forked(work: Callable[[], None]) -> None:
+    """Does some work in a process of its own, so that no threads are there when others are forked."""
     child = os.fork()
     if child == 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # progress of what makes a dataset
         try:
-            work()  # type: ignore[operator]
+            work()
             os._exit(0)
         except BaseException:
             traceback.print_exc()
@@ -90,30 +95,29 @@ def _batch(
     os.close(writing)
     failures: list[Failure] = []
     number, buffer, ended = first, b"", ""
-    deadline = time.monotonic() + reader.seconds + 30  # the first input imports as well
+    deadline = time.monotonic() + reader.seconds + IMPORTING
     while number < last and not ended and (number == first or time.monotonic() < until):
         if not select.select([reading], [], [], max(deadline - time.monotonic(), 0))[0]:
-            os.kill(child, signal.SIGKILL)
             ended = f"takes more than {reader.seconds:g} seconds"
             break
         received = os.read(reading, 1 << 16)
-        buffer += received
-        *lines, buffer = buffer.split(b"\n")
+        ended = "" if received else "the process has ended"
+        *lines, buffer = (buffer + received).split(b"\n")
         for line in lines:
+            if line == FULL:
+                last = number
+                break
             if line:
                 failures.append(Failure(name, key(name, number, seed), line.decode(errors="replace")))
             number += 1
             deadline = time.monotonic() + reader.seconds
-        if not received:
-            ended = "the process has ended"
     os.close(reading)
-    if number < last and not ended:
-        os.kill(child, signal.SIGKILL)  # the time is over
+    if ended != "the process has ended":
+        os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
-    if ended:
-        if ended == "the process has ended":
-            ended += f" with {os.waitstatus_to_exitcode(status)}"
-        failures.append(Failure(name, key(name, number, seed), ended))
+    if ended and number < last:
+        how = f" with {os.waitstatus_to_exitcode(status)}" if ended == "the process has ended" else ""
+        failures.append(Failure(name, key(name, number, seed), ended + how))
         number += 1
     shutil.rmtree(folder, ignore_errors=True)
     return number - first, failures
@@ -137,16 +141,23 @@ def _child(name: str, reader: Reader, valid: Path, folder: Path, numbers: range,
     os.dup2(null, 2)
     try:
         reader.read(valid)  # imports, and whatever is kept
-        with open("/proc/self/statm", encoding="ascii") as file:
-            pages = int(file.read().split()[0])
-        bound = pages * resource.getpagesize() + reader.memory
-        resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
+        start = _address_space()
+        resource.setrlimit(resource.RLIMIT_AS, (start + reader.memory, start + reader.memory))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         for number in numbers:
             make_input(valid, folder, key(name, number, seed))
             line = outcome(reader, folder).replace("\n", " ")
             os.write(writing, line.encode(errors="replace") + b"\n")
+            if number % 256 == 255 and _address_space() > start + reader.memory // 2:
+                os.write(writing, FULL + b"\n")
+                break
     except BaseException as error:
         os.write(writing, f"the valid input fails: {error}\n".encode(errors="replace"))
     finally:
         os._exit(0)
+
+
+def _address_space() -> int:
+    """Bytes of this process."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()

@@ -62,7 +62,9 @@ def _compressed(folder: Path) -> None:
 
 
 def _chat(folder: Path) -> None:
-    entries = [{"messages": CONVERSATION}, {"prompt": "Who?", "completion": "I."}]
+    called = {"tool_calls": [{"name": "add", "arguments": {"a": 1}}]}
+    answered = [*CONVERSATION[:2], CONVERSATION[2] | called]
+    entries = [{"messages": answered, "tools": [{"name": "add"}]}, {"prompt": "Who?", "completion": "I."}]
     (folder / "x.jsonl").write_bytes(_lines(entries))
 
 
@@ -270,10 +272,10 @@ READERS = {
     "report": Reader(_run, _read_run, memory=8 << 30),
     "experiment": Reader(_experiment, _read_experiment),
     "answers": Reader(_answers, _read_answers),
-    "saved_tokenizer": Reader(model_files.saved, model_files.encoded),
-    "tokenizer_folder": Reader(model_files.folder_of_json, model_files.encoded),
+    "saved_tokenizer": Reader(model_files.saved, model_files.encoded, seconds=20),
+    "tokenizer_folder": Reader(model_files.folder_of_json, model_files.encoded, seconds=20),
     "sentencepiece": Reader(model_files.pieces, model_files.encoded),
     "chat_template": Reader(model_files.template, model_files.rendered, seconds=30),
-    "huggingface": Reader(model_files.huggingface, model_files.opened),
-    "gguf": Reader(model_files.gguf, model_files.opened),
+    "huggingface": Reader(model_files.huggingface, model_files.opened, seconds=20),
+    "gguf": Reader(model_files.gguf, model_files.opened, seconds=20),
 }

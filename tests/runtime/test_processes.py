@@ -3,16 +3,12 @@
 import io
 import json
 import os
-import platform
-import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,31 +17,23 @@ from rich.console import Console
 
 from research import config
 from research.commands import evaluate
-from research.config import (
-    MLP,
-    Attention,
-    Causal,
-    Checkpoint,
-    Data,
-    Evaluation,
-    Experiment,
-    Logging,
-    Masked,
-    Model,
-    Optimizer,
-    Probes,
-    Schedule,
-)
 from research.runs import run_folder
-from research.runs.records import FILE, read
 from research.runs.trainer import train
 from research.runtime import files, processes
 from research.training import checkpoint
+from tests.runtime.several import (
+    end,
+    endless,
+    launch,
+    losses,
+    name,
+    start,
+    started,
+    until,
+    wait_for_a_checkpoint_after,
+)
 
-ENDLESS = 100_000
 LOST = processes.LOST
-PATIENCE = 600  # seconds that a busy machine may take
-started: list[subprocess.Popen] = []
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,69 +45,7 @@ def none_is_left():
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
-    """Its course does not depend on the number of steps, so that a shorter run is the beginning of a longer one."""
-    folder = tmp_path_factory.mktemp("text")
-    text = folder / "text.txt"
-    text.write_text("\n".join(f"{n} and {n * n} are a number and its square." for n in range(400)))
-    return Experiment(
-        model=Model(
-            width=16, depth=1, dropout=0.1, attention=Attention(heads=4, kv_heads=2, dropout=0.1), mlp=MLP(width=32)
-        ),
-        objectives=(Causal(), Masked()),
-        data=Data(source=f"text:{text}", tokenizer="bytes", length=32, batch=8, held_out=0.2, cache=str(folder / "c")),
-        optimizer=Optimizer(learning_rate=1e-3),
-        schedule=Schedule(steps=ENDLESS, warmup=2, name="inverse_square_root"),
-        checkpoint=Checkpoint(every=2, keep_last=100),
-        evaluation=Evaluation(every=0, final_batches=2, samples=False, probes=Probes(continuations=(("1 and", " 1"),))),
-        logging=Logging(every=1, tensorboard=False),
-    )
-
-
-def until(experiment, steps, **evaluation):
-    schedule = replace(experiment.schedule, steps=steps)
-    return replace(experiment, schedule=schedule, evaluation=replace(experiment.evaluation, **evaluation))
-
-
-def start(experiment, folder, count, *options):
-    """Processes that train, as `launch` gives them."""
-    path = folder.with_suffix(".json")
-    config.save(experiment, path)
-    return launch(folder, count, "train", str(path), "--workdir", str(folder), *options)
-
-
-def launch(folder, count, *arguments, program=("-m", "research")):
-    """Processes with two devices each, and the files, beside a folder, of what they say."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [sys.executable, *program, *arguments]
-    launched, said = [], []
-    for index in range(count):
-        place = {processes.ADDRESS: address, processes.COUNT: str(count), processes.INDEX: str(index)}
-        said.append(folder.with_suffix(f".{time.monotonic()}.{index}"))
-        with said[-1].open("w") as file:
-            devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-            environment = os.environ | place | devices
-            launched.append(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment))
-    started.extend(launched)
-    return launched, said
-
-
-def end(processes, said):
-    """Exit codes and what was said."""
-    codes = [process.wait(timeout=PATIENCE) for process in processes]
-    return codes, [path.read_text() for path in said]
-
-
-def wait_for_a_checkpoint_after(step, folder, processes):
-    deadline = time.monotonic() + PATIENCE
-    while not [saved for saved in checkpoint.steps(folder) if saved > step]:
-        assert time.monotonic() < deadline and all(process.poll() is None for process in processes)
-        time.sleep(0.05)
-
-
-def losses(folder, kind="train"):
-    return {record["step"]: record["losses"] for record in read(folder / FILE) if record["kind"] == kind}
+    return endless(tmp_path_factory.mktemp("text"))
 
 
 def assert_same(ours, theirs):
@@ -162,31 +88,6 @@ def test_when_one_process_is_killed_the_others_end_with_a_message(interrupted):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stalled"])
-@pytest.mark.parametrize("victim", [0, 1, 2])
-def test_the_process_that_is_gone_is_named_by_all_others(experiment, tmp_path, number, victim):
-    """At a random moment, each time; then the run is resumed by fewer processes."""
-    folder = tmp_path / "run"
-    processes, said = start(experiment, folder, 3, "--data.batch", "12")
-    wait_for_a_checkpoint_after(0, folder, processes)
-    time.sleep(random.Random(f"{number}{victim}").uniform(0, 5))
-    processes[victim].send_signal(number)
-    begin = time.monotonic()
-    others = [process for process in processes if process is not processes[victim]]
-    codes = [process.wait(timeout=60) for process in others]
-    print(f"all ended after {time.monotonic() - begin:.0f} s")
-    processes[victim].kill()
-    assert codes == [LOST, LOST], [path.read_text() for path in said]
-    for index, path in enumerate(said):
-        if index != victim:
-            assert f"error: {name(victim, processes)} gave no sign of life" in path.read_text(), path.read_text()
-    last = checkpoint.steps(folder)[-1] + 1
-    resumed = replace(until(experiment, last), data=replace(experiment.data, batch=12))
-    codes, said = end(*start(resumed, folder, 2 if victim else 1))
-    assert set(codes) == {0} and checkpoint.steps(folder)[-1] == last, said
-
-
-@pytest.mark.slow
 def test_the_error_that_ended_one_process_is_named_by_the_others(experiment, tmp_path):
     """A full disk, as process 1 alone sees it."""
     code = (
@@ -201,11 +102,6 @@ def test_the_error_that_ended_one_process_is_named_by_the_others(experiment, tmp
     codes, said = end(*launch(folder, 2, "train", str(path), "--workdir", str(folder), program=("-c", code)))
     assert codes == [LOST, files.STORAGE], said
     assert re.search(r"error: process 1 on .* has ended: OSError: .*No space left on device", said[0]), said[0]
-
-
-def name(index, processes):
-    """As the other processes name it."""
-    return f"process {index} on {platform.node()}, process id {processes[index].pid}"
 
 
 def test_any_number_of_processes_goes_on_and_the_losses_are_those_of_one(experiment, interrupted, tmp_path):
@@ -249,8 +145,8 @@ def test_several_processes_evaluate_as_one_does(run, tmp_path, capsys):
     assert shown[1] == []
     files = [sorted(path.relative_to(folder) for path in folder.rglob("*.json*")) for folder in (one, two)]
     assert files[0] == files[1]
-    for name in files[0]:
-        np.testing.assert_allclose(numbers(two / name), numbers(one / name), rtol=1e-4, err_msg=str(name))
+    for file in files[0]:
+        np.testing.assert_allclose(numbers(two / file), numbers(one / file), rtol=1e-4, err_msg=str(file))
 
 
 WRITTEN = """
