@@ -7,7 +7,7 @@ files may be in a bucket.
 
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import fsspec
@@ -33,7 +33,7 @@ def open_tfds(name: str) -> DataSource:
     if parsed is None:
         raise InputError(f"data source {name!r} is not of the form tfds:NAME/CONFIG:SPLIT[#FIELD[,FIELD2]]")
     info, reader, shards = _parts(name, parsed)
-    if not isinstance(info.features, Mapping):
+    if not isinstance(info.features, tfds.features.FeaturesDict):
         raise InputError(f"data source {name!r}: its examples have no named features, but are {info.features}")
     fields = tuple((parsed["fields"] or "text").split(","))
     if len(fields) > 2 or not set(fields) <= set(info.features):
