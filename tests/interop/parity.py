@@ -47,7 +47,7 @@ def measure(name: str) -> Parity:
         model, names, tensors = huggingface.read(Path(folder, "theirs"))
         params = mapping.load(model, names, tensors)
         spoken = tokenizer_peers.save(name, Path(folder, "tokenizer"))
-        masked, headless = "bert" in name, "without head" in name
+        masked, headless = peers.is_masked(name), "without head" in name
         other = tokenizer_peers.differ(
             huggingface.read_tokenizer(Path(folder, "tokenizer")), spoken, ends=masked or model.encoder_depth > 0
         )

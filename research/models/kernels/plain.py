@@ -16,10 +16,11 @@ def attend(
     intervals: Intervals,
     scale: float,
     bias: RelativeBias | None,
+    softcap: float = 0.0,
 ) -> Float[Array, "batch queries heads head"]:
     """Softmax attention over the keys that each query sees. Groups of `heads / kv_heads` query heads share a key head.
     All other implementations have this signature and this result; only this one needs memory for `queries x keys`."""
-    return combine(probabilities(query, key, intervals, scale, bias), value)
+    return combine(probabilities(query, key, intervals, scale, bias, softcap), value)
 
 
 def probabilities(
@@ -28,13 +29,16 @@ def probabilities(
     intervals: Intervals,
     scale: float,
     bias: RelativeBias | None,
+    softcap: float = 0.0,
 ) -> Float[Array, "batch heads queries keys"]:
-    """Softmax in float32 of `scale * query . key + bias` over the keys that each query sees; exactly zero elsewhere."""
+    """Softmax in float32 of `scale * query . key + bias` over the keys that each query sees; exactly zero elsewhere.
+    With a `softcap` (Gemma 2) a scaled product s is softcap * tanh(s / softcap)."""
     batch, queries, heads, width = query.shape
     keys, kv_heads = key.shape[1:3]
     grouped = query.reshape(batch, queries, kv_heads, heads // kv_heads, width) * scale
     scores = jnp.einsum("bqgrd,bkgd->bgrqk", grouped, key, preferred_element_type=jnp.float32)
     scores = scores.reshape(batch, heads, queries, keys)
+    scores = softcap * jnp.tanh(scores / softcap) if softcap else scores
     scores = scores if bias is None else scores + bias.block(jnp.arange(keys))
     # finite, so that a query that sees nothing (padding without padded source) gives no NaN
     scores = jnp.where(rule.mask(intervals, keys)[:, None], scores, jnp.finfo(jnp.float32).min)
