@@ -86,8 +86,7 @@ def read(config: Config, tensors: Mapping[str, Tensor] | None = None) -> tuple[M
         if tensors is not None:
             mapping.check_sizes(model, tensors)
         if tensors is not None and model.encoder_depth:
-            untied = any(name.endswith("lm_head.weight") for name in tensors) and model.head.logits_scale == 1
-            model = replace_fields(model, {"head.tied": not untied})
+            model = replace_fields(model, {"head.tied": mapping.tied(tensors, "shared.weight", "lm_head.weight")})
         if _headless(family, family.names(model), architectures, tensors):
             model = replace_fields(model, {"head.transform": False, "head.bias": False})
         return resolve(model, model.vocabulary, 0), family.names(model)

@@ -222,7 +222,9 @@ def _theirs(ours: np.ndarray, parameter: Parameter) -> np.ndarray:
     """The inverse of `_ours`, as `[…, groups, piece]`."""
     if parameter.place.interleaved:
         ours = _pairs(ours, parameter.rotary, (2, -1))
-    return ours.reshape(*parameter.flat[:-1], parameter.groups, parameter.piece) - ours.dtype.type(parameter.place.offset)
+    return ours.reshape(*parameter.flat[:-1], parameter.groups, parameter.piece) - ours.dtype.type(
+        parameter.place.offset
+    )
 
 
 def _pairs(heads: np.ndarray, width: int, split: tuple[int, int]) -> np.ndarray:
@@ -231,6 +233,12 @@ def _pairs(heads: np.ndarray, width: int, split: tuple[int, int]) -> np.ndarray:
     lead = heads.shape[:-1]
     turned = heads[..., :width].reshape(*lead, *split).swapaxes(-1, -2).reshape(*lead, width)
     return turned if width == heads.shape[-1] else np.concatenate([turned, heads[..., width:]], axis=-1)
+
+
+def tied(tensors: Mapping[str, Tensor], one: str, other: str) -> bool:
+    """Whether a tensor lacks another one beside it, or that is its copy."""
+    found = [next((tensor for name, tensor in tensors.items() if name.endswith(end)), None) for end in (one, other)]
+    return any(each is None for each in found) or _equal(*(each.read() for each in found if each is not None))
 
 
 def _equal(a: np.ndarray, b: np.ndarray) -> bool:

@@ -69,7 +69,9 @@ class Stack(nn.Module):
             unroll=min(config.unroll, self.depth),
             metadata_params={} if config.shared_layers else {nn.PARTITION_NAME: "layers"},
         )
-        x, auxiliary = layers(config, self.cross, self.bidirectional, name="layers")(x, context, cache, self._layer_types())
+        x, auxiliary = layers(config, self.cross, self.bidirectional, name="layers")(
+            x, context, cache, self._layer_types()
+        )
         if auxiliary.loss is not None:
             auxiliary = auxiliary._replace(loss=jnp.sum(auxiliary.loss))
         return x, auxiliary

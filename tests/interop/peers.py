@@ -111,7 +111,12 @@ PEERS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> (class, config)
     "olmo3": (
         "Olmo3ForCausalLM",
         {**_LLAMA, "sliding_window": 8, "layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}
-        | {"rope_parameters": {"full_attention": _YARN, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}},
+        | {
+            "rope_parameters": {
+                "full_attention": _YARN,
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            }
+        },
     ),
     "stablelm": ("StableLmForCausalLM", {**_LLAMA, "hidden_size": 64, "use_qkv_bias": True}),
     "stablelm parallel": (

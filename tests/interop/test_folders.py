@@ -70,7 +70,7 @@ def test_integers_are_no_parameters(folder):
     ("change", "complaint"),
     [
         ({"model_type": "mamba"}, "model_type 'mamba' is not supported; these are: gpt2, llama"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4}}, "rope_scaling of type 'yarn' is not supported"),
+        ({"rope_scaling": {"rope_type": "longrope", "factor": 4}}, "rope_scaling of type 'longrope' is not supported"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding_attention is not supported"),
         ({"hidden_act": "xielu"}, "the activation 'xielu' is not supported"),

@@ -55,6 +55,12 @@ FAMILY = Family(
     ),
     names=lambda model: NAMES,
     requires=(("num_hidden_groups", 1), ("inner_group_num", 1), ("position_embedding_type", "absolute")),
-    without_effect=("classifier_dropout_prob", "net_structure_type", "gap_size", "num_memory_blocks", "down_scale_factor"),
+    without_effect=(
+        "classifier_dropout_prob",
+        "net_structure_type",
+        "gap_size",
+        "num_memory_blocks",
+        "down_scale_factor",
+    ),
     headless="AlbertModel",
 )

@@ -48,5 +48,5 @@ FAMILY = Family(
     read=_read,
     write=_write,
     reads=(*rotary.KEYS, "attention_bias", "logit_scale"),
-    requires=(("use_qk_norm", False), ("partial_rotary_factor", 1.0)),
+    requires=(("use_qk_norm", False),),
 )

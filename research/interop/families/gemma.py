@@ -40,7 +40,10 @@ def _read3(config: Config) -> dict[str, Any]:
 
 
 def _write2(model: Model) -> Config:
-    caps = {"attn_logit_softcapping": model.attention.softcap or None, "final_logit_softcapping": model.head.softcap or None}
+    caps = {
+        "attn_logit_softcapping": model.attention.softcap or None,
+        "final_logit_softcapping": model.head.softcap or None,
+    }
     scale = model.attention.scale**-2
     whole = {"query_pre_attn_scalar": round(scale) if round(scale) ** -0.5 == model.attention.scale else scale}
     return {**rotary.write_layers(model), **caps, **whole, "attention_bias": model.attention.output_bias}

@@ -14,6 +14,6 @@ FAMILY = Family(
         **rotary.read_uniform(config),
         **rotary.read_layers({"sliding_window": 4096, **config}, every=0, first=0),
     },
-    write=lambda model: {**rotary.write(model), **rotary.write_layers(model)},
+    write=lambda model: {**rotary.write(model), **rotary.write_layers(model), "layer_types": None},
     reads=(*rotary.KEYS, "layer_types", "sliding_window"),
 )

@@ -51,7 +51,7 @@ def _read(config: Config) -> dict[str, Any]:
     by_layer["rope_local_base_freq"] = config.get("local_rope_theta")
     rope = rotary.read_by_layer(by_layer, 160_000.0, 10_000.0)
     if rope["positions.scaling"] is not None:
-        raise InputError("modernbert with scaled rotary positions is not supported")
+        raise InputError("rope_parameters: modernbert with scaled rotary positions is not supported")
     return {
         **rope,
         "attention.window": config.get("local_attention", 128) // 2,

@@ -26,7 +26,7 @@ def _read(config: Config) -> dict[str, Any]:
     kind = given.get("rope_type") or given.get("type") or "default"
     if kind != "default":  # "su" and "yarn" are names of longrope in this family
         raise InputError(f"rope_scaling of type {kind!r} is not supported in phi3, only default")
-    return {**rotary.read_uniform(config), **rotary.read_layers(config, every=0, first=0)}
+    return {**rotary.read_uniform(config, share=1.0), **rotary.read_layers(config, every=0, first=0)}
 
 
 FAMILY = Family(
@@ -41,7 +41,7 @@ FAMILY = Family(
     ),
     names=lambda model: NAMES,
     read=_read,
-    write=lambda model: {**rotary.write(model), **rotary.write_layers(model)},
+    write=lambda model: {**rotary.write(model), **rotary.write_layers(model), "layer_types": None},
     reads=(*rotary.KEYS, "layer_types", "sliding_window"),
     without_effect=(
         "original_max_position_embeddings",  # of longrope

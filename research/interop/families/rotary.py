@@ -12,26 +12,29 @@ LAYER_KEYS = ("sliding_window", "layer_types")
 SLIDING, FULL = "sliding_attention", "full_attention"
 
 
-def read(config: Config, theta: float = 10_000.0, share: float = 1.0) -> dict[str, Any]:
+def read(config: Config, theta: float = 10_000.0, share: float | None = None) -> dict[str, Any]:
     """`rope_theta`, `partial_rotary_factor` and `rope_scaling`, or `rope_parameters`, which holds all three since version
-    5 of transformers. `theta` and `share` are what the family has where they are missing."""
+    5 of transformers. `theta` and `share` are what the family has where they are missing; without a `share`, the heads
+    of the family rotate whole."""
     given = dict(parameters(config))
-    for key, default in (("rope_theta", theta), ("partial_rotary_factor", share)):
+    for key, default in (("rope_theta", theta), ("partial_rotary_factor", share or 1.0)):
         if given.get(key) is None:
             given[key] = default if config.get(key) is None else config[key]
     if type(given["rope_theta"]) not in (int, float) or not 0 < given["rope_theta"] < math.inf:
         raise InputError(f"rope_theta is {given['rope_theta']!r}, not a positive number")
     read = {"positions.theta": float(given["rope_theta"]), "positions.scaling": scaling(given, config)}
+    if share is None and given["partial_rotary_factor"] != 1:
+        raise InputError("partial_rotary_factor: rotating only a part of each head is not supported in this family")
     if given["partial_rotary_factor"] != 1:
         read["positions.rotary_width"] = _rotary_width(config, positive(given, "partial_rotary_factor"))
     return read
 
 
-def read_uniform(config: Config) -> dict[str, Any]:
+def read_uniform(config: Config, theta: float = 10_000.0, share: float | None = None) -> dict[str, Any]:
     """As `read`, of a family whose layers are all alike. Raises InputError if `layer_types` says that they are not."""
     if SLIDING in (config.get("layer_types") or ()):
         raise InputError(f"layer_types: {SLIDING} is not supported in this family")
-    return read(config)
+    return read(config, theta, share)
 
 
 def parameters(config: Config) -> Config:
@@ -46,7 +49,9 @@ def _rotary_width(config: Config, share: float) -> int:
     heads = config.get("num_attention_heads") or config["n_head"]
     width = int((config.get("head_dim") or (config.get("hidden_size") or config["n_embd"]) // heads) * share)
     if share > 1 or width < 2 or width % 2:
-        raise InputError(f"partial_rotary_factor = {share} rotates {width} features of a head, not an even number of them")
+        raise InputError(
+            f"partial_rotary_factor = {share} rotates {width} features of a head, not an even number of them"
+        )
     return width
 
 
@@ -161,7 +166,9 @@ def pattern(kinds: Any, depth: int) -> tuple[int, int]:
         every = 0 if not places else places[1] - first if len(places) > 1 else depth
         if kinds == layer_types(depth, every, first):
             return every, first
-    raise InputError(f"layer_types: every n-th of {depth} layers can be of {FULL}, the others of {SLIDING}; not {kinds}")
+    raise InputError(
+        f"layer_types: of num_hidden_layers = {depth} every n-th can be of {FULL}, the others of {SLIDING}; not {kinds}"
+    )
 
 
 def layer_types(depth: int, every: int, first: int) -> list[str]:

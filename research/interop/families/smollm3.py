@@ -9,13 +9,19 @@ from research.interop.families.family import Config, Family
 
 
 def _read(config: Config) -> dict[str, Any]:
-    depth, every, rotates = config["num_hidden_layers"], config.get("no_rope_layer_interval", 4), config.get("no_rope_layers")
+    depth, every, rotates = (
+        config["num_hidden_layers"],
+        config.get("no_rope_layer_interval", 4),
+        config.get("no_rope_layers"),
+    )
     if rotates is not None:
         every = rotates.index(0) + 1 if 0 in rotates else 0
     if rotates is not None and rotates != _rotates(depth, every):
-        raise InputError(f"no_rope_layers: every n-th of {depth} layers can be without rotation, not {rotates}")
+        raise InputError(
+            f"no_rope_layers: of num_hidden_layers = {depth} every n-th can be without rotation, not {rotates}"
+        )
     bias = config.get("attention_bias", False)
-    rope = rotary.read(config, theta=2_000_000.0)
+    rope = rotary.read_uniform(config, theta=2_000_000.0)
     return {**rope, "positions.skip_every": every, "attention.qkv_bias": bias, "attention.output_bias": bias}
 
 
@@ -46,7 +52,7 @@ FAMILY = Family(
         "no_rope_layers": _rotates(model.depth, model.positions.skip_every),
         "no_rope_layer_interval": model.positions.skip_every or 4,
     },
-    reads=(*rotary.KEYS, "attention_bias", "no_rope_layers", "no_rope_layer_interval"),
+    reads=(*rotary.KEYS, "layer_types", "attention_bias", "no_rope_layers", "no_rope_layer_interval"),
     requires=(("use_sliding_window", False),),
-    without_effect=("sliding_window", "layer_types"),  # of the sliding window that is refused
+    without_effect=("sliding_window",),  # of the sliding window that is refused
 )

@@ -60,6 +60,13 @@ def _read_mt5(config: Config) -> dict[str, Any]:
     return {"mlp.gated": kind.startswith("gated-"), "mlp.activation": name, "depth": depth, "head.tied": tied}
 
 
+def _read_umt5(config: Config) -> dict[str, Any]:
+    read = _read_mt5(config)
+    # the flag decides the scale, though the tensors decide what is tied: transformers 5 ties, and so scales, always
+    scaled = config.get("scale_decoder_outputs", read["head.tied"])
+    return {**read, "head.logits_scale": config["d_model"] ** -0.5 if scaled else 1.0}
+
+
 def _write(model: Model) -> Config:
     tanh = model.mlp.gated and model.mlp.activation == "gelu_tanh"
     name = "gelu" if tanh else their_activation(model.mlp.activation)
@@ -113,11 +120,11 @@ MT5 = replace(
     architecture="MT5ForConditionalGeneration",
     fields=tuple((ours, key, _MT5.get(key, default)) for ours, key, default in T5.fields),
     read=_read_mt5,
-    without_effect=(*T5.without_effect, "scale_decoder_outputs"),
 )
 UMT5 = replace(
     MT5,
     model_type="umt5",
     architecture="UMT5ForConditionalGeneration",
     base=replace_fields(T5.base, {"positions.per_layer": True}),
+    read=_read_umt5,
 )

@@ -40,9 +40,7 @@ def attend(
     return out if implementation == "splash" else checkpoint_name(out, "attention")  # which names more, and itself
 
 
-def fastest(
-    query: Array, intervals: Intervals, bias: RelativeBias | None, softcap: float = 0.0
-) -> Implementation:
+def fastest(query: Array, intervals: Intervals, bias: RelativeBias | None, softcap: float = 0.0) -> Implementation:
     """For the platform that is compiled for and for these arguments."""
     if softcap:  # which no kernel has
         return "blocks"
