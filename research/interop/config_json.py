@@ -97,8 +97,8 @@ def read(config: Config, tensors: Mapping[str, Tensor] | None = None) -> tuple[M
 
 
 def _known(family: Family, config: Config) -> Config:
-    """The config with the names that the tables have. Raises InputError if a value is one that the stack cannot express;
-    warns of keys that are not known."""
+    """The config with the names that the tables have; warns of keys that are not known. Raises InputError if a value is
+    one that the stack cannot express."""
     config = dict(config)
     for alias, key in family.aliases:
         value = config.pop(alias, None)

@@ -1,9 +1,9 @@
 """Where each of our parameters lies in foreign checkpoints, as data.
 
-A table maps our modules to theirs, with `{layer}` for the number of a layer; `a#1/3` is the second of three modules whose
-outputs lie side by side in what module `a` puts out, and `a#1/3h` that of modules that lie side by side within each head.
-Leaves follow a rule: our `kernel` and `scale` are their `weight`, our `bias` is their `bias`; torch's Linear keeps a
-kernel as `[out, in]`.
+A table maps our modules to theirs, with `{layer}` for the number of a layer; `a#1/3` is the second of three modules
+whose outputs lie side by side in what module `a` puts out, and `a#1/3h` of three that do so within each head. Leaves
+follow a rule: our `kernel` and `scale` are their `weight`, our `bias` is their `bias`; torch's Linear keeps a kernel as
+`[out, in]`.
 """
 
 import re

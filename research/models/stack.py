@@ -17,7 +17,7 @@ from research.models.norm import Norm
 
 class Stack(nn.Module):
     """`depth` blocks and the final norm. The blocks have stacked parameters, or all the same ones, and are looped by
-    `scan` (`unroll` of them per iteration), or are `unstacked`: each with parameters of its own, one after the other."""
+    `scan` (`unroll` of them per iteration), or are `unstacked`: each with parameters of its own, one by one."""
 
     config: Model
     depth: int

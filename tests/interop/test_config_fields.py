@@ -1,4 +1,4 @@
-"""Every field of every supported family's config class is supported, or refused by its name, or proven without effect."""
+"""Every field of every supported family's config class is supported, refused by its name, or proven without effect."""
 
 import dataclasses
 from typing import Any

@@ -1,5 +1,5 @@
-"""The families of `transformers`, one file each: what a config means, how tensors are called. To add one, write its file
-and name it here."""
+"""The families of `transformers`, one file each: what a config means, and how tensors are called. To add one, write its
+file and name it here."""
 
 from research.interop.families import (
     albert,

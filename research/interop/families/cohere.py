@@ -1,4 +1,4 @@
-"""Command R (Cohere 2024): attention and MLP read the same norm, pairs that rotate are neighbours, logits are scaled."""
+"""Command R (Cohere 2024): attention and MLP read the same norm, pairs that rotate are neighbours; scaled logits."""
 
 from typing import Any
 

@@ -1,5 +1,5 @@
-"""ELECTRA (Clark et al. 2020): its generator, as a masked language model; its discriminator, which scores no tokens, for
-analysis. Embeddings may be narrower than the model."""
+"""ELECTRA (Clark et al. 2020): its generator, as a masked language model; its discriminator, which predicts no tokens,
+for analysis. Embeddings may be narrower than the model."""
 
 from typing import Any
 

@@ -56,7 +56,7 @@ def their_activation(name: str) -> str:
 def positive(config: Config, key: str, what: str = "") -> Any:
     """A value of a config. Raises InputError if it is not a positive number."""
     value = config.get(key)
-    if type(value) not in (int, float) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise InputError(f"{what}{' has ' if what else ''}{key} = {value!r}, not a positive number")
     return value
 

@@ -1,5 +1,5 @@
-"""GPT-NeoX (Black et al. 2022): Pythia and PolyPythias. Attention and MLP read the same residual stream, and a quarter of
-each head rotates."""
+"""GPT-NeoX (Black et al. 2022): Pythia and PolyPythias. Attention and MLP read the same residual stream, and a
+quarter of each head rotates."""
 
 from typing import Any
 

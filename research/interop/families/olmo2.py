@@ -1,5 +1,5 @@
-"""OLMo 2 (OLMo team 2024), whose norms are of what each layer puts out, and OLMo 3, in which three layers of four have a
-sliding window."""
+"""OLMo 2 (OLMo team 2024), whose norms are of what each layer puts out, and OLMo 3, in which three of four layers have
+a sliding window."""
 
 from dataclasses import replace
 from typing import Any

@@ -13,9 +13,9 @@ SLIDING, FULL = "sliding_attention", "full_attention"
 
 
 def read(config: Config, theta: float = 10_000.0, share: float | None = None) -> dict[str, Any]:
-    """`rope_theta`, `partial_rotary_factor` and `rope_scaling`, or `rope_parameters`, which holds all three since version
-    5 of transformers. `theta` and `share` are what the family has where they are missing; without a `share`, the heads
-    of the family rotate whole."""
+    """`rope_theta`, `partial_rotary_factor` and `rope_scaling`, or `rope_parameters`, which holds all three since
+    version 5 of transformers. `theta` and `share` are what the family has where they are missing; without a `share`, the
+    heads of the family rotate whole."""
     given = dict(parameters(config))
     for key, default in (("rope_theta", theta), ("partial_rotary_factor", share or 1.0)):
         if given.get(key) is None:
@@ -38,7 +38,7 @@ def read_uniform(config: Config, theta: float = 10_000.0, share: float | None = 
 
 
 def parameters(config: Config) -> Config:
-    """`rope_parameters`, or `rope_scaling`, which had its place before version 5 of transformers, and which that prefers."""
+    """`rope_parameters`, or `rope_scaling`, which had its place before version 5 of transformers; both: the latter."""
     given = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if not isinstance(given, dict):
         raise InputError(f"rope_scaling is {given!r}, not an object")
@@ -76,11 +76,11 @@ def scaling(given: Config, config: Config) -> RopeScaling | None:
                 key: value for key, value in given.items() if value is not None
             }
             keys = ("factor", "beta_slow", "beta_fast", "original_max_position_embeddings")
-            numbers = [positive(given, key, what) for key in keys]
+            factor, slow, fast, original = (positive(given, key, what) for key in keys)
             truncate = given.get("truncate", True)
             if not isinstance(truncate, bool):
                 raise InputError(f"{what} has truncate = {truncate!r}, not true or false")
-            return RopeScaling("yarn", *numbers, magnitude=_magnitude(given, what), truncate=truncate)
+            return RopeScaling("yarn", factor, slow, fast, original, _magnitude(given, what), truncate)
     raise InputError(f"rope_scaling of type {kind!r} is not supported; default, linear, dynamic, llama3 and yarn are")
 
 

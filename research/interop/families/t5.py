@@ -37,8 +37,11 @@ def names(model: Model) -> Names:
             "decoder/norm": "decoder.final_layer_norm",
             "output": "lm_head",
         },
-        copies=tuple(("shared.weight", f"{copy}.weight") for copy in ("encoder.embed_tokens", "decoder.embed_tokens"))
-        + (("shared.weight", "lm_head.weight"),),
+        copies=(
+            ("shared.weight", "encoder.embed_tokens.weight"),
+            ("shared.weight", "decoder.embed_tokens.weight"),
+            ("shared.weight", "lm_head.weight"),
+        ),
         dropped=(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",),
     )
 

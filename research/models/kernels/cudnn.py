@@ -46,9 +46,9 @@ def attend(
 ) -> Float[Array, "batch queries heads head"]:
     """As `plain.attend`; padding gives zeros where rows are causal.
 
-    Falls back to `blocks`: as a whole, if it does not fit (see `fits`) or scores are capped; and, decided when the arrays are there, for a
-    batch with a row of more than `DOCUMENTS` documents, or of documents that are neither seen whole, nor causal after
-    a prefix (those of layers with a sliding window are not).
+    Falls back to `blocks`: as a whole, if it does not fit (see `fits`) or scores are capped; and, decided when the
+    arrays are there, for a batch with a row of more than `DOCUMENTS` documents, or of documents that are neither seen
+    whole, nor causal after a prefix (those of layers with a sliding window are not).
     """
     if softcap or not fits(query, intervals, bias):
         return blocks.attend(query, key, value, intervals, scale, bias, softcap)
