@@ -40,7 +40,7 @@ def merged(folder: Path, model: Model, names: Names, tensors: Mapping[str, Tenso
     out = {canonical(names, name, known): tensor for name, tensor in tensors.items()}
     pairs: dict[str, dict[str, Tensor]] = {}
     for full, tensor in safetensors.open_file(folder / FILE).items():
-        name = full.removeprefix(ROOT)
+        name = full.removeprefix(ROOT).replace(".base_layer.", ".")  # as a trained bias of a linear map is called
         module, _, letter = name.removesuffix(".weight").rpartition(".lora_")
         if module and letter in ("A", "B"):
             pairs.setdefault(module, {})[letter] = tensor

@@ -45,7 +45,7 @@ def saved(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [("gpt2", GPT2), ("llama 3.1", LLAMA | PATTERNS)],
+    [("gpt2", GPT2), ("llama 3.1", LLAMA | PATTERNS), ("llama biases", LLAMA | {"use_rslora": True, "bias": "all"})],
 )
 def test_an_adapter_is_put_on_its_model(saved, name, settings):
     folder, batch, expected = saved(name, **settings)

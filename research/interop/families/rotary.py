@@ -14,8 +14,8 @@ SLIDING, FULL = "sliding_attention", "full_attention"
 
 def read(config: Config, theta: float = 10_000.0, share: float | None = None) -> dict[str, Any]:
     """`rope_theta`, `partial_rotary_factor` and `rope_scaling`, or `rope_parameters`, which holds all three since
-    version 5 of transformers. `theta` and `share` are what the family has where they are missing; without a `share`, the
-    heads of the family rotate whole."""
+    version 5 of transformers. `theta` and `share` are what the family has where they are missing; without a `share`,
+    the heads of the family rotate whole."""
     given = dict(parameters(config))
     for key, default in (("rope_theta", theta), ("partial_rotary_factor", share or 1.0)):
         if given.get(key) is None:
