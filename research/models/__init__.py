@@ -152,10 +152,8 @@ def inside(config: Model, params: Params, batch: Batch) -> dict[str, Any]:
 
 def read_out(config: Model, params: Params, residual: Float[Array, "... width"]) -> Float[Array, "... vocabulary"]:
     """Float32 logits from the decoder's residual stream, as if the layer that it comes from were the last."""
-    if config.norm.placement == "post":
-        last = residual
-    else:
-        last = Norm(config.norm).apply({"params": params["decoder"]["norm"]}, residual)
+    post = config.norm.placement == "post"
+    last = residual if post else Norm(config.norm).apply({"params": params["decoder"]["norm"]}, residual)
     return project(config, params, _apply(config, params, last, method="to_features"))
 
 

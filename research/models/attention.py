@@ -26,9 +26,8 @@ class Context(NamedTuple):
     intervals: Intervals  # the keys of the own row that each query sees
     rope: Rope | None = None  # rotation of queries and keys
     bias: RelativeBias | None = None
-    index: Int[Array, "#batch queries"] | None = (
-        None  # of the queries among the keys, where layers have biases of their own
-    )
+    # of the queries among the keys, where each layer has a bias of its own
+    bias_index: Int[Array, "#batch queries"] | None = None
     slot: Int[Array, ""] | int | None = None  # where the first new key goes in the cache; None: there is no cache
     source: Float[Array, "batch source width"] | None = None  # what the encoder made; None: its keys are in the cache
     source_intervals: Intervals | None = None  # the tokens of the source that each query sees

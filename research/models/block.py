@@ -74,8 +74,8 @@ class Block(nn.Module):
         if layer_type.skip_rope is not None and context.rope is not None:
             rope = jax.tree.map(partial(jnp.where, layer_type.skip_rope), unrotated(context.rope), context.rope)
             context = context._replace(rope=rope)
-        if context.index is not None:
-            context = context._replace(bias=relative_bias(self, self.config, context.index, self.bidirectional))
+        if context.bias_index is not None:
+            context = context._replace(bias=relative_bias(self, self.config, context.bias_index, self.bidirectional))
 
         def attend(name: str, cross: bool) -> Layer:
             def layer(y: Array) -> tuple[Array, None]:

@@ -36,7 +36,7 @@ class Stack(nn.Module):
         """`index` is that of the queries among the keys."""
         config = self.config
         if config.positions.kind == "relative" and config.positions.per_layer:
-            context = context._replace(index=index)
+            context = context._replace(bias_index=index)
         elif config.positions.kind == "relative":
             context = context._replace(bias=relative_bias(self, config, index, self.bidirectional))
         x, auxiliary = (self._one_by_one if self.unstacked else self._scanned)(x, context, cache)
