@@ -18,11 +18,14 @@ class Attention:
     output_bias: bool = False  # bias of the output projection
     qk_norm: bool = False  # RMS-normalise queries and keys by head (Qwen3)
     window: int = 0  # a local layer sees this many positions to each side; 0: no layer is local
-    global_every: int = 1  # with a window: every n-th layer, beginning with the first, is global (ModernBERT: 3)
+    global_every: int = 1  # with a window: every n-th layer is global (ModernBERT: 3); 0: none is (Mistral)
     dropout: float = 0.0  # rate on the attention probabilities; above 0, training needs the plain implementation
     # auto: the fastest that is right for the platform; plain: the reference; blocks: plain that saves what is causal;
     # scanned: plain, one block of queries after another; splash: on TPUs; cudnn: on NVIDIA GPUs
     implementation: Implementation = "auto"
+    qk_norm_joint: bool = False  # qk_norm: all heads of a token together (OLMo 2)
+    softcap: float = 0.0  # a score s becomes softcap * tanh(s / softcap) (Gemma 2: 50); 0: it stays
+    first_global: int = 0  # with a window: the first of the global layers (Gemma 2: 1)
 
 
 @dataclass(frozen=True)
@@ -42,21 +45,28 @@ class Norm:
     kind: Literal["layernorm", "rmsnorm"] = "rmsnorm"  # layernorm also subtracts the mean
     epsilon: float = 1e-6  # added to the variance
     bias: bool = False  # layernorm: a learned shift beside the scale
-    placement: Literal["pre", "post"] = "pre"  # before each layer of a block, or after its residual sum (BERT)
+    # pre: before each layer of a block; post: after its residual sum (BERT); output: of what the layer puts out, before
+    # it is added (OLMo 2); sandwich: pre and output (Gemma 2)
+    placement: Literal["pre", "post", "output", "sandwich"] = "pre"
     embedding: bool = False  # normalise the embeddings (BERT)
     first: bool = True  # the first block normalises before attention (ModernBERT: no, its embeddings are normalised)
+    shared: bool = False  # with parallel_residual: one norm, whose output attention and MLP both read (GPT-J)
 
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """Longer contexts for rotary positions: `linear` divides every frequency by `factor`; `llama3` only the low ones
-    (Llama 3.1, as in `transformers`' `_compute_llama3_parameters`)."""
+    """Longer contexts for rotary positions, as in `transformers`' `modeling_rope_utils`: `linear` divides every
+    frequency by `factor`; `llama3` (Llama 3.1) and `yarn` (Peng et al. 2023) only the low ones; `dynamic` grows theta
+    with a row that is longer than `original_length`, and changes nothing in shorter ones."""
 
-    kind: Literal["linear", "llama3"] = "llama3"  # which frequencies are divided
+    kind: Literal["linear", "llama3", "yarn", "dynamic"] = "llama3"  # which frequencies are divided
     factor: float = 8.0  # how many times longer than the original context
-    low_frequency: float = 1.0  # llama3: wavelengths above original_length / low_frequency are divided by factor
-    high_frequency: float = 4.0  # llama3: wavelengths below original_length / high_frequency are kept
-    original_length: int = 8192  # llama3: the context length of the original training
+    # llama3, yarn: frequencies that turn less often than this over the original context are divided by factor
+    low_frequency: float = 1.0
+    high_frequency: float = 4.0  # llama3, yarn: those that turn more often than this are kept (yarn: usually 32)
+    original_length: int = 8192  # llama3, yarn, dynamic: the context length of the original training
+    magnitude: float = 1.0  # yarn: factor on rotated queries and keys
+    truncate: bool = True  # yarn: between whole numbers of frequencies
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,10 @@ class Positions:
     scaling: RopeScaling | None = None  # rope: stretch it to longer contexts
     buckets: int = 32  # relative: number of buckets
     max_distance: int = 128  # relative: distances from here on share the last bucket
+    rotary_width: int = 0  # rope: how many features of a head rotate, the first ones; 0: all (Pythia: a quarter)
+    skip_every: int = 0  # rope: every n-th layer does not rotate (SmolLM3: 4); 0: all do
+    local_scaling: bool = True  # rope: local layers are scaled too (Gemma 3: no)
+    per_layer: bool = False  # relative: each layer has its own table (umT5)
 
 
 @dataclass(frozen=True)
@@ -80,6 +94,8 @@ class Embedding:
 
     token_types: int = 0  # rows of BERT's token type table; the first row is added everywhere
     initial_scale: float = 0.02  # standard deviation of the initial embeddings
+    width: int = 0  # of the table, which a projection leads to the model's width (ALBERT); 0: the model's, without one
+    scale: float = 1.0  # factor on the embeddings of tokens (Gemma: square root of the width)
 
 
 @dataclass(frozen=True)
@@ -90,6 +106,7 @@ class Head:
     bias: bool = False  # bias of the output layer (BERT)
     transform: bool = False  # dense layer, activation and norm before the output layer (BERT)
     logits_scale: float = 1.0  # factor on the logits (T5 v1.0: width ** -0.5)
+    softcap: float = 0.0  # a logit l becomes softcap * tanh(l / softcap) (Gemma 2: 30); 0: it stays
 
 
 @dataclass(frozen=True)
@@ -116,6 +133,8 @@ class Model:
     positions: Positions = field(default_factory=Positions)
     embedding: Embedding = field(default_factory=Embedding)
     head: Head = field(default_factory=Head)
+    parallel_residual: bool = False  # attention and MLP of a block read the same residual stream (GPT-J, Pythia)
+    shared_layers: bool = False  # all blocks of a stack are one, applied `depth` times (ALBERT)
     dropout: float = 0.0  # rate on the embeddings and on what each layer adds to the residual stream
     initial_scale: float | None = 0.02  # standard deviation of the initial kernels; None: fan_in ** -0.5
     lora: Lora | None = None  # low-rank adapters; with them, nothing else is trained
@@ -152,5 +171,6 @@ def resolve(model: Model, vocabulary: int, length: int) -> Model:
             positions,
             max_length=positions.max_length or length + positions.offset,
             local_theta=positions.local_theta or positions.theta,
+            rotary_width=positions.rotary_width or head_width,
         ),
     )

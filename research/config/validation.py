@@ -73,6 +73,31 @@ def _wrong_together(experiment: Experiment) -> list[str]:
             f"{head_width} is odd; rope rotates pairs",
         ),
         (
+            positions.kind != "rope" or (positions.rotary_width % 2 == 0 and positions.rotary_width <= head_width),
+            "model.positions.rotary_width",
+            f"{positions.rotary_width} must be even, and at most the width of a head, {head_width}",
+        ),
+        (
+            attention.first_global < max(1, attention.global_every),
+            "model.attention.first_global",
+            f"{attention.first_global} must be below model.attention.global_every = {attention.global_every}",
+        ),
+        (
+            not model.parallel_residual or (model.norm.placement == "pre" and not model.encoder_depth),
+            "model.parallel_residual",
+            "needs model.norm.placement pre, and no encoder",
+        ),
+        (
+            model.parallel_residual or not model.norm.shared,
+            "model.norm.shared",
+            "needs model.parallel_residual",
+        ),
+        (
+            model.embedding.width == 0 or model.head.transform or not model.head.tied,
+            "model.embedding.width",
+            f"{model.embedding.width} with a tied output layer needs model.head.transform, which leads back to it",
+        ),
+        (
             positions.kind != "learned"
             or positions.max_length == 0
             or longest + positions.offset <= positions.max_length,
@@ -105,6 +130,11 @@ def _wrong_together(experiment: Experiment) -> list[str]:
             attention.implementation != "splash" or positions.kind != "relative",
             "model.attention.implementation",
             "splash has no relative bias; auto and scanned have",
+        ),
+        (
+            attention.softcap == 0 or attention.implementation not in ("splash", "cudnn"),
+            "model.attention.softcap",
+            f"{attention.softcap} is not in {attention.implementation}; auto, blocks, scanned and plain have it",
         ),
         (
             attention.dropout == 0 or attention.implementation in ("auto", "plain"),

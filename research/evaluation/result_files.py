@@ -94,6 +94,14 @@ def write_results(folder: Path, results: Sequence[Result], found: Sequence[Compa
         _merge(folder / "comparisons.json", [one.to_json() for one in found], COMPARISON)
 
 
+def write_checkpoints(folder: Path, checkpoints: Sequence[dict[str, Any]]) -> None:
+    """`checkpoints.json`: what is known of each checkpoint beside its results; those of earlier evaluations stay."""
+    path = folder / "checkpoints.json"
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    merged = {one["checkpoint"]: one for one in (*earlier, *checkpoints)}
+    files.write_atomically(path, json.dumps(list(merged.values()), indent=1) + "\n")
+
+
 def read(path: Path, form: Form) -> list[dict[str, Any]]:
     """What `results.json` or `comparisons.json` holds, each entry of a form; nothing, if there is no file.
 

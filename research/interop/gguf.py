@@ -200,7 +200,7 @@ def _scaled(model: Model, factor: float, tensors: dict[str, Tensor]) -> Model:
         raise InputError("rope_freqs.weight together with rope.scaling.factor is not supported")
     divisors = tensors["rope_freqs.weight"].read()
     scaling = RopeScaling(factor=float(divisors.max(initial=1.0)))
-    plain, slowed = (rope.frequencies(model.attention.head_width, model.positions.theta, s) for s in (None, scaling))
+    plain, slowed = (rope.frequencies(model.positions.rotary_width, model.positions.theta, s) for s in (None, scaling))
     if divisors.shape != plain.shape or not np.allclose(plain / slowed, divisors, rtol=1e-3):
         raise InputError("rope_freqs.weight: its scaling of rotary positions is not that of Llama 3.1")
     return replace_fields(model, {"positions.scaling": scaling})

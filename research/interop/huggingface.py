@@ -17,7 +17,7 @@ from research.config import Model
 from research.data import cache, hub, json_files, tokenizers
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
-from research.interop import config_json, mapping, safetensors, tokenizer_json
+from research.interop import config_json, mapping, peft_reading, safetensors, tokenizer_json
 from research.interop.mapping import Tensor
 from research.interop.names import Names
 from research.models import Params
@@ -37,25 +37,36 @@ HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 def find(source: str) -> Path:
     """The folder of a checkpoint: a folder, one in a Hugging Face cache (`models--…`), or a name on the hub, whose
-    files are taken from the cache or downloaded into it.
+    files are taken from the cache or downloaded into it. NAME@REVISION is another than the main branch of a name or a
+    cache, or the folder NAME/REVISION.
 
     Raises:
       InputError: if there is no such thing.
     """
     folder = files.expanded(source)
+    revision: str | None = None
+    if "@" in source and not folder.exists():
+        source, _, revision = source.rpartition("@")
+        folder = files.expanded(source)
     if (folder / "snapshots").is_dir():
-        revision = folder / "refs" / "main"
-        if not revision.exists():
-            raise InputError(f"{folder} is a Hugging Face cache without refs/main; name one of its snapshots instead")
-        name = json_files.read_text(revision).strip()
+        ref = folder / "refs" / (revision or "main")
+        if not ref.exists():
+            raise InputError(
+                f"{folder} is a Hugging Face cache without refs/{ref.name}; name one of its snapshots instead"
+            )
+        name = json_files.read_text(ref).strip()
         if not re.fullmatch(r"\w+", name):
-            raise InputError(f"{revision} does not name a snapshot beside it, but {name[:100]!r}")
-        folder = folder / "snapshots" / name
+            raise InputError(f"{ref} does not name a snapshot beside it, but {name[:100]!r}")
+        folder, revision = folder / "snapshots" / name, None
+    if folder.is_dir() and revision is not None:
+        if not (folder / revision).is_dir():
+            raise InputError(f"{folder} has no folder {revision}, which {source}@{revision} would be")
+        folder = folder / revision
     if folder.is_dir():
         return folder
     if folder.exists() or source.startswith(("/", ".", "~")) or not HUB_NAME.fullmatch(source):
         raise InputError(f"{source!r} is no folder with a checkpoint, and no name on the Hugging Face hub either")
-    return hub.folder(source, FILES, needed=("config.json", "*.safetensors"))
+    return hub.folder(source, FILES, ("config.json", "*.safetensors"), revision)
 
 
 def read(folder: Path) -> tuple[Model, Names, dict[str, Tensor]]:
@@ -64,7 +75,10 @@ def read(folder: Path) -> tuple[Model, Names, dict[str, Tensor]]:
     Raises:
       InputError: if the folder lacks a part, a file is not sound, or the model cannot be expressed.
     """
-    _check_adapter(folder)
+    base = base_of(folder)
+    if base is not None:
+        model, names, tensors = read(base)
+        return model, names, peft_reading.merged(folder, model, names, tensors)
     path = json_files.find(folder, "config.json")
     if path is None:
         ggufs = sorted(file.name for file in folder.glob("*.gguf"))
@@ -79,10 +93,14 @@ def read(folder: Path) -> tuple[Model, Names, dict[str, Tensor]]:
     return model, names, tensors
 
 
-def _check_adapter(folder: Path) -> None:
-    """Raises InputError if the folder holds an adapter: transformers puts it on its base, which is not done here."""
+def base_of(folder: Path) -> Path | None:
+    """The folder of the model that an adapter is of; None if the folder holds a model.
+
+    Raises:
+      InputError: if it holds both, of which transformers would make one, or if the model is not to be had.
+    """
     if not (folder / "adapter_config.json").exists():
-        return
+        return None
     adapter = json_files.read_beside(folder, "adapter_config.json")
     kind, base = adapter.get("peft_type", "PEFT"), adapter.get("base_model_name_or_path")
     if (folder / "config.json").exists():
@@ -91,10 +109,17 @@ def _check_adapter(folder: Path) -> None:
             "transformers would apply when it loads the folder. Write the merged model with peft (merge_and_unload, "
             "then save_pretrained), or move adapter_config.json elsewhere to read the model alone"
         )
-    raise InputError(
-        f"{folder} holds only an adapter ({kind}) of the model {base!r}, and no model: write the merged model with "
-        "peft (PeftModel.from_pretrained, merge_and_unload, then save_pretrained), and read that"
-    )
+    only = f"{folder} holds only an adapter ({kind}) of the model {base!r}"
+    if not isinstance(base, str) or not base:
+        raise InputError(f"{only}, which names no model")
+    revision = adapter.get("revision")
+    try:
+        found = find(f"{base}@{revision}" if isinstance(revision, str) and revision else base)
+    except InputError as error:
+        raise InputError(f"{only}, which cannot be read: {error}") from error
+    if (found / "adapter_config.json").exists():
+        raise InputError(f"{only}, which is an adapter too")
+    return found
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
@@ -130,6 +155,9 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     Raises:
       InputError: if there is none, or if an end of generation is not an id.
     """
+    base = base_of(folder)
+    if base is not None and not any(folder.glob("tokenizer*")):
+        return read_tokenizer(base)
     tokenizer = tokenizer_json.without_unused_bos(tokenizers.load(str(folder)))
     ends: tuple[int, ...] = ()
     for name in ("generation_config.json", "config.json"):  # the first that there is counts, as in transformers

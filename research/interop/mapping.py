@@ -6,7 +6,6 @@ by tensor, so that neither side ever has to exist as a whole on the host.
 
 import functools
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from jax.sharding import Sharding
 from research import models
 from research.config import Model
 from research.errors import InputError
-from research.interop.names import Names, Place, canonical, place
+from research.interop.names import Names, Place, canonical, dropped, place
 
 Shape = tuple[int, ...]
 Index = tuple[slice, ...]
@@ -42,6 +41,15 @@ class Parameter(NamedTuple):
     stacked: bool
     place: Place
     rows: list[str | None]
+    groups: int = 1  # into how many equal groups the last axis of the tensor falls, of which each holds a piece of this
+    start: int = 0  # of the piece in each group
+    total: int = 0  # size of a group
+    rotary: int = 0  # features of a head that rotate
+
+    @property
+    def piece(self) -> int:
+        """The size of the piece in each group."""
+        return self.flat[-1] // self.groups
 
 
 def parameters(model: Model, names: Names) -> dict[str, Parameter]:
@@ -55,6 +63,16 @@ def parameters(model: Model, names: Names) -> dict[str, Parameter]:
         layers = [where.name.format(layer=layer) for layer in range(shape[0] if stacked else 1)]
         rows = [None if name in names.absent else name for name in layers]
         out[path] = Parameter(shape, _flat(shape[stacked:], axes[stacked:]), stacked, where, rows)
+    beside: dict[str, list[str]] = {}
+    for path, parameter in out.items():
+        beside.setdefault(parameter.place.name, []).append(path)
+    for paths in beside.values():
+        start, total = 0, sum(out[path].flat[-1] for path in paths)
+        for path in sorted(paths, key=lambda path: out[path].place.part):
+            groups = model.attention.heads if out[path].place.per_head else 1
+            rotary = model.positions.rotary_width
+            out[path] = out[path]._replace(groups=groups, start=start, total=total // groups, rotary=rotary)
+            start += out[path].piece
     return out
 
 
@@ -120,10 +138,11 @@ def export(model: Model, names: Names, params: models.Params) -> Iterator[tuple[
     leaves = models.flatten(params)
     for name, found in _pieces(model, names).items():
         parts = [
-            np.asarray(leaves[path][layer] if parameter.stacked else leaves[path]).reshape(parameter.flat)
+            _theirs(np.asarray(leaves[path][layer] if parameter.stacked else leaves[path]), parameter)
             for parameter, path, layer in found
         ]
         whole = np.concatenate(parts, axis=-1)
+        whole = whole.reshape(*whole.shape[:-2], -1)
         yield name, whole.T if found[0][0].place.transposed else whole
 
 
@@ -139,8 +158,7 @@ def _pieces(model: Model, names: Names) -> dict[str, list[tuple[Parameter, str, 
 
 def _expected(parameter: Parameter) -> Shape:
     """The shape of the tensor that a parameter lies in."""
-    *above, last = parameter.flat
-    whole = (*above, last * parameter.place.parts)
+    whole = (*parameter.flat[:-1], parameter.groups * parameter.total)
     return whole[::-1] if parameter.place.transposed else whole
 
 
@@ -156,7 +174,9 @@ def _flat(shape: Shape, axes: tuple[str | None, ...]) -> Shape:
 
 def _found(ours: dict[str, Parameter], names: Names, tensors: Mapping[str, Tensor]) -> dict[str, Parameter]:
     """The parameters with the names that tensors really have. Raises InputError if the two sides do not match."""
-    actual = {canonical(names, name): name for name in tensors}
+    known = {name for parameter in ours.values() for name in parameter.rows if name is not None}
+    known |= {name for copy in names.copies for name in copy}
+    actual = {canonical(names, name, known): name for name in tensors}
     used, missing, wrong, out = set(), [], [], {}
     for path, parameter in ours.items():
         expected, rows = _expected(parameter), []
@@ -178,8 +198,8 @@ def _found(ours: dict[str, Parameter], names: Names, tensors: Mapping[str, Tenso
             used.add(other)
             if not _equal(tensors[one].read(), tensors[other].read()):
                 wrong.append(f"{other} differs from {one}, with which it is tied")
-    dropped = re.compile("|".join((*names.dropped, "(?!)")))
-    left = [name for full, name in actual.items() if name not in used and not dropped.fullmatch(full)]
+    passed = dropped(names)
+    left = [name for full, name in actual.items() if name not in used and not passed.fullmatch(full)]
     for label, these in (("missing", missing), ("left over", left)):
         if these:
             more = f" and {len(these) - 8} more" if len(these) > 8 else ""
@@ -190,14 +210,35 @@ def _found(ours: dict[str, Parameter], names: Names, tensors: Mapping[str, Tenso
 
 
 def _ours(theirs: np.ndarray, parameter: Parameter) -> np.ndarray:
-    """Our parameter, of one layer, as a view of the tensor that it lies in."""
+    """Our parameter, of one layer, as a view of the tensor that it lies in; without the offset of its place."""
     where, shape = parameter.place, parameter.shape[parameter.stacked :]
     array = theirs.T if where.transposed else theirs
-    width = array.shape[-1] // where.parts
-    array = array[..., where.part * width : (where.part + 1) * width].reshape(shape)
-    if where.interleaved:  # pairs that rotate together: from neighbours to halves of the head
-        array = array.reshape(*shape[:-1], shape[-1] // 2, 2).swapaxes(-1, -2).reshape(shape)
-    return array
+    groups = array.reshape(*array.shape[:-1], parameter.groups, parameter.total)
+    array = groups[..., parameter.start : parameter.start + parameter.piece].reshape(shape)
+    return _pairs(array, parameter.rotary, (-1, 2)) if where.interleaved else array
+
+
+def _theirs(ours: np.ndarray, parameter: Parameter) -> np.ndarray:
+    """The inverse of `_ours`, as `[…, groups, piece]`."""
+    if parameter.place.interleaved:
+        ours = _pairs(ours, parameter.rotary, (2, -1))
+    return ours.reshape(*parameter.flat[:-1], parameter.groups, parameter.piece) - ours.dtype.type(
+        parameter.place.offset
+    )
+
+
+def _pairs(heads: np.ndarray, width: int, split: tuple[int, int]) -> np.ndarray:
+    """Of the first `width` features of each head the pairs that rotate together: by (-1, 2) from neighbours to halves,
+    by (2, -1) back."""
+    lead = heads.shape[:-1]
+    turned = heads[..., :width].reshape(*lead, *split).swapaxes(-1, -2).reshape(*lead, width)
+    return turned if width == heads.shape[-1] else np.concatenate([turned, heads[..., width:]], axis=-1)
+
+
+def tied(tensors: Mapping[str, Tensor], one: str, other: str) -> bool:
+    """Whether a tensor lacks another one beside it, or that is its copy."""
+    found = [next((tensor for name, tensor in tensors.items() if name.endswith(end)), None) for end in (one, other)]
+    return any(each is None for each in found) or _equal(*(each.read() for each in found if each is not None))
 
 
 def _equal(a: np.ndarray, b: np.ndarray) -> bool:
@@ -236,6 +277,7 @@ def _chunks(
     layers, inner = (index[0], index[1:]) if parameter.stacked else (slice(0, 1), index)
     shape = tuple(part.stop - part.start for part in inner)
     rows = max(1, CHUNK // math.prod(shape[1:]))
+    offset = np.float32(parameter.place.offset)
     for layer, name in enumerate(parameter.rows[layers]):
         theirs = None if name is None else _ours(tensors[name].read(), parameter)[inner]
         for row in range(0, shape[0], rows):
@@ -245,5 +287,7 @@ def _chunks(
                 if theirs is None
                 else np.array(theirs[row : row + rows], np.float32, order="C")
             )
+            if theirs is not None and offset:
+                chunk += offset
             start = (row,) + (0,) * (len(shape) - 1)
             yield ((layer, *start), chunk[None]) if parameter.stacked else (start, chunk)

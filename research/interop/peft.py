@@ -28,7 +28,8 @@ def write(folder: Path, model: Model, params: Params, base: str) -> None:
       base: the name or folder of the model without the adapter.
 
     Raises:
-      InputError: if the folder exists, the model has no adapters, or no family of `transformers` has such a model.
+      InputError: if the folder exists, the model has no adapters, no family of `transformers` has such a model, or the
+        family keeps the rows of an adapted projection in another order.
     """
     if folder.exists():
         raise InputError(f"{folder} exists; choose another name or remove it")
@@ -42,6 +43,9 @@ def write(folder: Path, model: Model, params: Params, base: str) -> None:
         module = path.rpartition("/")[0]
         their, _, part = names.modules[module].partition("#")
         number, _, count = (part or "0/1").partition("/")
+        unequal = part and "attention" in module and model.attention.kv_heads != model.attention.heads
+        if count.endswith("h") or unequal or module in names.interleaved:
+            raise InputError(f"adapters of {module} are not written for this family, which orders its rows otherwise")
         fused.setdefault(their, {})[int(number)] = module
         sizes[their] = int(count)
     tensors: dict[str, np.ndarray] = {}

@@ -55,6 +55,7 @@ __all__ = [
     "read_out",
     "run",
     "size",
+    "softcapped",
     "unflatten",
     "with_logical_constraint",
 ]
@@ -129,7 +130,12 @@ def project(config: Model, params: Params, features: Float[Array, "... width"]) 
     """Features to float32 logits."""
     kernel, bias = output(config, params)
     scores = jnp.matmul(features, kernel, preferred_element_type=jnp.float32)
-    return scores if bias is None else scores + bias
+    return softcapped(scores if bias is None else scores + bias, config.head.softcap)
+
+
+def softcapped(logits: Float[Array, "*shape"], softcap: float) -> Float[Array, "*shape"]:
+    """Logits between -softcap and softcap (Gemma 2, section 2); 0: as they are."""
+    return softcap * jnp.tanh(logits / softcap) if softcap else logits
 
 
 def logits(config: Model, params: Params, batch: Batch) -> Float[Array, "batch length vocabulary"]:
@@ -164,8 +170,8 @@ def run(
 
 def read_out(config: Model, params: Params, residual: Float[Array, "... width"]) -> Float[Array, "... vocabulary"]:
     """Float32 logits from the decoder's residual stream, as if the layer that it comes from were the last."""
-    pre = config.norm.placement == "pre"
-    last = Norm(config.norm).apply({"params": params["decoder"]["norm"]}, residual) if pre else residual
+    post = config.norm.placement == "post"
+    last = residual if post else Norm(config.norm).apply({"params": params["decoder"]["norm"]}, residual)
     return project(config, params, _apply(config, params, last, method="to_features"))
 
 
@@ -179,6 +185,8 @@ def for_decoding(config: Model, params: Params) -> Params:
     "decoder/layers_0" and so on. There a product with a slice of stacked layers reads weights at less than half of the
     speed; the new arrays are views of the same memory. Elsewhere the layers stay stacked: arrays of their
     own would be copies, and a program without a loop over the layers takes longer to compile."""
+    if config.shared_layers:
+        return params
     layers = jax.tree.map(jnp.asarray, params["decoder"]["layers"])
     devices = {device for leaf in jax.tree.leaves(layers) for device in leaf.devices()}
     if [device.platform for device in devices] != ["cpu"]:

@@ -27,6 +27,8 @@ class Context(NamedTuple):
     intervals: Intervals  # the keys of the own row that each query sees
     rope: Rope | None = None  # rotation of queries and keys
     bias: RelativeBias | None = None
+    # of the queries among the keys, where each layer has a bias of its own
+    bias_index: Int[Array, "#batch queries"] | None = None
     slot: Int[Array, ""] | int | None = None  # where the first new key goes in the cache; None: there is no cache
     source: Float[Array, "batch source width"] | None = None  # what the encoder made; None: its keys are in the cache
     source_intervals: Intervals | None = None  # the tokens of the source that each query sees
@@ -54,12 +56,13 @@ class Attention(nn.Module):
         drop = settings.dropout > 0 and self.has_rng("dropout")
         if drop or touched(self, "scores", "weights"):
             key, value = (nn.with_logical_constraint(x, ("batch", None, "kv_heads", "head")) for x in (key, value))
-            scores = place(self, "scores", plain.scores(query, key, settings.scale, bias))
+            scores = place(self, "scores", plain.scores(query, key, settings.scale, bias, settings.softcap))
             weights = place(self, "weights", plain.softmax(scores, intervals))
             weights = nn.Dropout(settings.dropout, deterministic=not drop)(weights)
             y = nn.with_logical_constraint(plain.combine(weights, value), ("batch", "length", "heads", "head"))
         else:
-            y = sharded.attend(query, key, value, intervals, settings.scale, bias, settings.implementation)
+            implementation, softcap = settings.implementation, settings.softcap
+            y = sharded.attend(query, key, value, intervals, settings.scale, bias, implementation, softcap)
         y = place(self, "heads", y)
         out = projection(self, "out", config, heads, (width,), settings.output_bias, residual=True)(y)
         return place(self, "output", out), new_cache
@@ -71,7 +74,9 @@ class Attention(nn.Module):
         outputs = (axis, count), ("head", settings.head_width)
         y = projection(self, name, config, (("embed", config.width),), outputs, settings.qkv_bias)(x)
         if settings.qk_norm and name != "value":
-            y = Norm(replace(config.norm, kind="rmsnorm"), axis="head", name=f"{name}_norm")(y)
+            joint, shape = settings.qk_norm_joint, y.shape
+            norm = Norm(replace(config.norm, kind="rmsnorm"), axis=axis if joint else "head", name=f"{name}_norm")
+            y = norm(y.reshape(*shape[:-2], -1) if joint else y).reshape(shape)
         y = nn.with_logical_constraint(y, ("batch", "length", axis, "head"))
         return y if self.cross or context.rope is None or name == "value" else rotate(y, context.rope)
 

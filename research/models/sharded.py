@@ -48,6 +48,7 @@ def attend(
     scale: float,
     bias: RelativeBias | None,
     implementation: Implementation,
+    softcap: float = 0.0,
 ) -> Float[Array, "batch queries heads head"]:
     """`kernels.attend` on each device for its own rows, queries and heads. Where the length is split, it gathers all
     keys and values of its rows and heads first (context parallelism as in Llama 3, section 3.3.2): the intervals of its
@@ -55,7 +56,7 @@ def attend(
     device takes an early and a late part of each (`balance`)."""
     balanced, length = False, extent("length")
     if implementation == "auto":
-        implementation = kernels.fastest(query, intervals, bias)
+        implementation = kernels.fastest(query, intervals, bias, softcap)
     if length > 1:
         balanced = implementation == "splash" and intervals.causal and query.shape[1] // length % 2 == 0
         intervals = replace(intervals, causal=balanced)  # else a device's first query is not the row's first
@@ -72,10 +73,11 @@ def attend(
 
     def local(query: Array, key: Array, value: Array, intervals: Intervals, bias: RelativeBias | None) -> Array:
         if not balanced:
-            return kernels.attend(query, key, value, intervals, scale, bias, implementation)
+            return kernels.attend(query, key, value, intervals, scale, bias, implementation, softcap)
         axes = mesh_axes("length")
         query, intervals = jax.tree.map(partial(balance.exchange, axes), (query, intervals))
-        return balance.exchange_back(axes, kernels.attend(query, key, value, intervals, scale, bias, implementation))
+        attended = kernels.attend(query, key, value, intervals, scale, bias, implementation, softcap)
+        return balance.exchange_back(axes, attended)
 
     split = shard_map(local, (queries, keys, keys, ("batch", "length"), biases), queries)
     return split(query, key, value, intervals, bias)

@@ -15,7 +15,7 @@ from research.models.mlp import ACTIVATIONS
 from research.models.norm import Norm
 from research.models.parameters import parameter
 from research.models.projection import initial_deviation, projection
-from research.models.rope import Rope, frequencies, rope
+from research.models.rope import Rope, scaled_rope
 from research.models.stack import Stack
 
 
@@ -27,29 +27,34 @@ class Transformer(nn.Module):
 
     def setup(self) -> None:
         config, width = self.config, self.config.width
+        narrow = config.embedding.width or width  # of the embeddings, and of what meets a tied output layer
         normal = nn.initializers.normal(config.embedding.initial_scale)
         decoder_only = config.encoder_depth == 0
         self.decoder = Stack(config, config.depth, decoder_only, cross=not decoder_only, unstacked=self.unstacked)
         if config.encoder_depth:
             self.encoder = Stack(config, config.encoder_depth, bidirectional=True)
-        self.embedding = parameter(self, "embedding", normal, (config.vocabulary, width), ("vocab", "embed"))
+        self.embedding = parameter(self, "embedding", normal, (config.vocabulary, narrow), ("vocab", "embed"))
         if config.positions.kind == "learned":
-            shape = (config.positions.max_length, width)
+            shape = (config.positions.max_length, narrow)
             self.positions = parameter(self, "positions", normal, shape, (None, "embed"))
         if config.embedding.token_types:
-            shape = (config.embedding.token_types, width)
+            shape = (config.embedding.token_types, narrow)
             self.token_types = parameter(self, "token_types", normal, shape, (None, "embed"))
         if config.norm.embedding:
             self.embedding_norm = Norm(config.norm)
         self.dropout = nn.Dropout(config.dropout)
+        whole = replace(config, quantization_bits=32)
+        if config.embedding.width:
+            sides = (("embed", narrow),), (("residual", width),)
+            self.embedding_projection = projection(self, "embedding_projection", whole, *sides, bias=True)
         if config.head.transform:
-            sides = (("embed", width),), (("residual", width),)
-            whole = replace(config, quantization_bits=32)
+            sides = (("embed", width),), (("residual", narrow),)
             self.head_transform = projection(self, "head_transform", whole, *sides, config.mlp.bias)
             self.head_norm = Norm(config.norm)
         if not config.head.tied:
-            output = nn.initializers.normal(initial_deviation(config, width))
-            self.output = parameter(self, "output", output, (width, config.vocabulary), ("embed", "vocab"))
+            features = narrow if config.head.transform else width
+            output = nn.initializers.normal(initial_deviation(config, features))
+            self.output = parameter(self, "output", output, (features, config.vocabulary), ("embed", "vocab"))
         if config.head.bias:
             zeros = nn.initializers.zeros
             self.output_bias = parameter(self, "output_bias", zeros, (config.vocabulary,), ("vocab",))
@@ -100,6 +105,8 @@ class Transformer(nn.Module):
         # a row whole on each device: looked up in parts of its width, it would be moved once more to where its token is
         table = nn.with_logical_constraint(self.embedding, ("vocab", None))
         x = jnp.take(table, tokens, axis=0)
+        if config.embedding.scale != 1:
+            x = x * config.embedding.scale
         if config.positions.kind == "learned":
             x = x + jnp.take(self.positions, positions + config.positions.offset, axis=0)
         if config.embedding.token_types:
@@ -107,18 +114,21 @@ class Transformer(nn.Module):
         if config.norm.embedding:
             x = self.embedding_norm(x)
         x = self.dropout(x, deterministic=not self.has_rng("dropout"))
+        if config.embedding.width:
+            x = self.embedding_projection(x)
         return nn.with_logical_constraint(x, ("batch", "residual_length", "residual"))
 
     def _placed(self, context: Context, positions: Array, index: Array) -> Context:
         """The context with what follows from where the queries stand in their document and in their row."""
         config, settings = self.config, self.config.positions
 
-        def rotation(theta: float) -> Rope | None:
+        def rotation(theta: float, scaled: bool = True) -> Rope | None:
             if settings.kind != "rope":
                 return None
-            return rope(positions, frequencies(config.attention.head_width, theta, settings.scaling))
+            scaling = settings.scaling if scaled else None
+            return scaled_rope(positions, settings.rotary_width, theta, scaling)
 
         if config.attention.window:
             intervals = rule.in_window(context.intervals, index, config.attention.window)
-            context = context._replace(local=(intervals, rotation(settings.local_theta)))
+            context = context._replace(local=(intervals, rotation(settings.local_theta, settings.local_scaling)))
         return context._replace(rope=rotation(settings.theta))

@@ -1,22 +1,26 @@
 """Checkpoints on tasks, with honest statistics: what the command `evaluate` does. Several processes compute together;
 one of them shows and writes the results."""
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from research import models
 from research.errors import InputError
 from research.evaluation import comparison, datasets, result_files, suite, tasks
 from research.evaluation.comparison import Comparison
 from research.evaluation.items import Outcome
 from research.evaluation.suite import EvaluatedModel, Result
 from research.evaluation.tasks import TaskDataset
-from research.runs import loading
+from research.inference.language_model import LanguageModel
+from research.runs import ladders, loading
 from research.runtime import processes
 from research.training import checkpoint
 
@@ -35,8 +39,9 @@ GENERATED = (
 
 @dataclass(frozen=True)
 class Options:
-    """Evaluates checkpoints: run folders (RUN@STEP for another step than the last), Hugging Face folders, GGUF files.
-    Several are compared with the first one, item by item."""
+    """Evaluates checkpoints: run folders (RUN@STEP for another step than the last), Hugging Face folders or hub names
+    (NAME@REVISION), GGUF files, or all that a pattern matches ('EleutherAI/pythia-*m@step*'). Several are compared with
+    the first one, item by item."""
 
     tasks: tuple[str, ...] = GENERATED  # names of shipped tasks, paths of YAML files, or `all` whose data is here
     data: tuple[Path, ...] = ()  # folders with the files of tasks
@@ -57,6 +62,7 @@ def run(names: Sequence[str], options: Options, console: Console) -> None:
     Raises:
       InputError: if a checkpoint or a task is not usable, or several processes watch a run.
     """
+    names = ladders.expand(names)
     chosen = questions(options, console)
     folder = Path(loading.split_step(names[0])[0])
     out = options.out or (folder if options.watch or checkpoint.steps(folder) else Path()) / "evaluation"
@@ -96,8 +102,10 @@ def evaluate(
     results: list[Result] = []
     found: list[Comparison] = []
     answered: list[tuple[Result, list[Outcome]]] = []
+    rungs: list[dict[str, Any]] = []
     for name, title in zip(names, titles(names), strict=True):
         model = loading.load(name)
+        rungs.append(rung(name, title, model))
         for evaluated in suite.evaluated_models(title, model, out / "answers", options.prompt_format, options.length):
             baseline = suite.untrained(evaluated, out / "answers") if options.untrained else None
             for one in chosen:
@@ -110,13 +118,22 @@ def evaluate(
                     answered.append((result, outcomes))
             if processes.is_main_process():
                 result_files.write_results(out, results, found)
+                result_files.write_checkpoints(out, rungs)
     console.print(result_files.tables(results), result_files.comparisons(found))
     console.print(Text(f"{out} has results.json, and a row for each item below {out / 'rows'}"))
     return results
 
 
+def rung(name: str, title: str, model: LanguageModel) -> dict[str, Any]:
+    """What a table of checkpoints says of one: its size and, of a published one, what its training took."""
+    trained = ladders.trained(name, model.config)
+    took = {} if trained is None else dataclasses.asdict(trained)
+    return {"checkpoint": title, "name": name, "parameters": models.size(model.params), **took}
+
+
 def titles(names: Sequence[str]) -> list[str]:
-    """What each checkpoint is called: the last part of its path if that is enough, and the step of a run."""
+    """What each checkpoint is called: the last part of its path if that is enough, and the step of a run or the name
+    of a revision."""
     found = []
     for name in names:
         path, step = loading.split_step(name)

@@ -17,12 +17,13 @@ from research.training import checkpoint
 
 
 def load(path: str) -> LanguageModel:
-    """Loads a run folder (RUN@STEP: a step that is not the last), a Hugging Face folder or hub name, or a GGUF file.
+    """Loads a run folder (RUN@STEP: a step that is not the last), a Hugging Face folder or hub name (NAME@REVISION:
+    another than the main branch), or a GGUF file.
 
     Raises:
       InputError: if it is none of these, is damaged, or has a feature that the stack does not have.
     """
-    path, step = split_step(path)
+    source, (path, step) = path, split_step(path)
     folder = files.expanded(path)
     if (folder / "experiment.json").exists():
         experiment = config.load(folder / "experiment.json")
@@ -35,7 +36,7 @@ def load(path: str) -> LanguageModel:
         )
     if folder.is_dir() and (folder / "checkpoints").exists():
         raise InputError(f"{folder} has checkpoints but no experiment.json: it is not a whole run folder")
-    model, params, tokenizer = interop.load(path)
+    model, params, tokenizer = interop.load(source)
     return LanguageModel(model, params, tokenizer, trained_with(model, tokenizer))
 
 

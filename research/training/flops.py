@@ -39,7 +39,11 @@ def train_flops(model: Model, data: Data, causal: bool = False) -> float:
         query = 2 * model.width * head * model.attention.heads
         decoder += length * query + source * (attention - query) + length * source * pairs
     encoder = source * (attention + mlp) + source * source * pairs
-    head_product = length * model.width * (model.vocabulary + (model.width if model.head.transform else 0))
+    narrow = model.embedding.width or model.width
+    features = narrow if model.head.transform or model.head.tied else model.width
+    head_product = length * (features * model.vocabulary + (model.width * narrow if model.head.transform else 0))
+    if model.embedding.width:
+        head_product += (length + source) * narrow * model.width
     return 3 * 2 * (model.depth * decoder + model.encoder_depth * encoder + head_product)
 
 

@@ -28,6 +28,7 @@ def cross_entropy(
     weights: Float[Array | np.ndarray, "batch length"],
     chunk: int,
     z_loss: float = 0.0,
+    softcap: float = 0.0,
 ) -> tuple[Float[Array, ""], Float[Array, "batch length"]]:
     """The summed loss to be minimised, and the cross-entropy of every place in nats.
 
@@ -41,6 +42,7 @@ def cross_entropy(
       weights: of each place in the sum.
       chunk: places whose logits exist at once, over all devices; at least one position of every row does.
       z_loss: factor on the squared log-partition (PaLM, section 5).
+      softcap: a logit l is softcap * tanh(l / softcap) (Gemma 2); 0: as it is.
 
     Returns:
       The sum of `weights * (cross-entropy + z_loss * log-partition ** 2)`, to be divided by the weight of the global
@@ -58,28 +60,30 @@ def cross_entropy(
     hidden = models.with_logical_constraint(hidden, ("batch", "length", "residual"))
     # one gathering of the kernel for all chunks, where it is split over devices along its width
     kernel = models.with_logical_constraint(kernel, (None, "vocab"))
-    total, losses = _summed(z_loss, split(hidden), kernel, bias, split(targets), split(weights))
+    total, losses = _summed((z_loss, softcap), split(hidden), kernel, bias, split(targets), split(weights))
     return total, jnp.moveaxis(losses, 0, 2).reshape(batch, pieces * size)[:, :length]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _summed(z_loss, hidden, kernel, bias, targets, weights):
+def _summed(settings, hidden, kernel, bias, targets, weights):
     """The summed loss and the cross-entropies of `[pieces, batch, size, …]`."""
+    z_loss, softcap = settings
 
     def piece(total, part):
         hidden, targets, weights = part
-        _, partition, losses = _losses(hidden, kernel, bias, targets)
+        _, partition, losses = _losses(softcap, hidden, kernel, bias, targets)
         return total + jnp.sum(weights * (losses + z_loss * partition**2)), losses
 
     return lax.scan(piece, jnp.float32(0), (hidden, targets, weights))
 
 
-def _losses(hidden, kernel, bias, targets):
+def _losses(softcap, hidden, kernel, bias, targets):
     """Logits, log-partition and cross-entropy of one piece, float32."""
     logits = jnp.einsum("blw,wv->blv", hidden, kernel, preferred_element_type=jnp.float32)
     logits = models.with_logical_constraint(logits, ("batch", "length", "vocab"))
     if bias is not None:
         logits = logits + bias.astype(jnp.float32)
+    logits = models.softcapped(logits, softcap)
     partition = jax.nn.logsumexp(logits, axis=-1)
     # a masked sum, not a gather: each device sums over its own part of the vocabulary
     picked = jnp.sum(jnp.where(_chosen(targets, logits), logits, 0), axis=-1)
@@ -90,15 +94,19 @@ def _chosen(targets, logits):
     return targets[..., None] == lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
 
 
-def _forward(z_loss, hidden, kernel, bias, targets, weights):
+def _forward(settings, hidden, kernel, bias, targets, weights):
+    z_loss, softcap = settings
+
     def piece(carry, part):
         total, kernel_gradient, bias_gradient = carry
         hidden, targets, weights = part
-        logits, partition, losses = _losses(hidden, kernel, bias, targets)
+        logits, partition, losses = _losses(softcap, hidden, kernel, bias, targets)
         total = total + jnp.sum(weights * (losses + z_loss * partition**2))
         probabilities = jnp.exp(logits - partition[..., None])
         gradient = (1 + 2 * z_loss * partition)[..., None] * probabilities - _chosen(targets, logits)
         gradient = weights[..., None] * gradient
+        if softcap:
+            gradient = gradient * (1 - (logits / softcap) ** 2)
         if bias is not None:
             bias_gradient = bias_gradient + jnp.sum(gradient, axis=(0, 1))
         # in the features' dtype, so that both products run at its speed; they are accumulated in float32
@@ -119,7 +127,7 @@ def _forward(z_loss, hidden, kernel, bias, targets, weights):
     return (total, losses), (hidden_gradient, kernel_gradient.astype(kernel.dtype), bias_gradient)
 
 
-def _backward(z_loss, gradients, cotangents):
+def _backward(settings, gradients, cotangents):
     scale, _ = cotangents
     hidden, kernel, bias = jax.tree.map(lambda gradient: gradient * scale.astype(gradient.dtype), gradients)
     return hidden, kernel, bias, None, None

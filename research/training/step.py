@@ -128,7 +128,9 @@ def summed_loss(
     hidden, auxiliary = models.forward(model, params, batch, key)
     kernel, bias = models.output(model, params)
     chunk = step.loss_chunk * layout.extent("batch") * layout.extent("length")
-    total, losses = cross_entropy(hidden, kernel, bias, batch.targets, batch.weights, chunk, step.z_loss)
+    total, losses = cross_entropy(
+        hidden, kernel, bias, batch.targets, batch.weights, chunk, step.z_loss, model.head.softcap
+    )
     if auxiliary is not None:
         total = total + auxiliary * jnp.sum(batch.weights)
     return total, Rows(jnp.sum(losses * batch.weights, axis=1), jnp.sum(batch.weights, axis=1))

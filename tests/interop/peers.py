@@ -54,6 +54,21 @@ _SCALED = {
     "original_max_position_embeddings": 16,
     "rope_theta": 5000.0,
 }
+_YARN = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+    "rope_theta": 5000.0,
+}
+_NEOX = {
+    "vocab_size": 97,
+    "hidden_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 52,
+    "max_position_embeddings": 128,
+    "rotary_pct": 0.25,
+}
 PEERS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> (class, config)
     "gpt2": (
         "GPT2LMHeadModel",
@@ -84,7 +99,74 @@ PEERS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> (class, config)
         "T5ForConditionalGeneration",
         {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
     ),
+    "ul2": ("T5ForConditionalGeneration", {**_T5, "feed_forward_proj": "gated-silu", "tie_word_embeddings": False}),
+    "mt5": ("MT5ForConditionalGeneration", {**_T5, "feed_forward_proj": "gated-gelu"}),
+    "umt5": ("UMT5ForConditionalGeneration", {**_T5, "feed_forward_proj": "gated-gelu"}),
+    "mistral": ("MistralForCausalLM", {**_LLAMA, "sliding_window": 8}),
+    "smollm3": ("SmolLM3ForCausalLM", {**_LLAMA, "no_rope_layer_interval": 2}),
+    "pythia": ("GPTNeoXForCausalLM", _NEOX),
+    "gpt_neox sequential": ("GPTNeoXForCausalLM", {**_NEOX, "use_parallel_residual": False, "attention_bias": False}),
+    "phi3": ("Phi3ForCausalLM", {**_LLAMA, "sliding_window": 9}),
+    "olmo2": ("Olmo2ForCausalLM", _LLAMA),
+    "olmo3": (
+        "Olmo3ForCausalLM",
+        {**_LLAMA, "sliding_window": 8, "layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}
+        | {
+            "rope_parameters": {
+                "full_attention": _YARN,
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            }
+        },
+    ),
+    "stablelm": ("StableLmForCausalLM", {**_LLAMA, "hidden_size": 64, "use_qkv_bias": True}),
+    "stablelm parallel": (
+        "StableLmForCausalLM",
+        {**_LLAMA, "partial_rotary_factor": 0.6, "use_parallel_residual": True},
+    ),
+    "cohere": ("CohereForCausalLM", {**_LLAMA, "logit_scale": 0.3}),
+    "gptj": (
+        "GPTJForCausalLM",
+        {"vocab_size": 97, "n_positions": 83, "n_embd": 36, "n_layer": 2, "n_head": 3, "rotary_dim": 8, "n_inner": 50},
+    ),
+    "opt": (
+        "OPTForCausalLM",
+        {"vocab_size": 97, "hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 3, "ffn_dim": 50}
+        | {"max_position_embeddings": 83, "dropout": 0.0},
+    ),
+    "gemma": ("GemmaForCausalLM", {**_LLAMA, "head_dim": 14}),
+    "gemma2": (
+        "Gemma2ForCausalLM",
+        {**_LLAMA, "head_dim": 14, "sliding_window": 8, "query_pre_attn_scalar": 11}
+        | {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+    ),
+    "gemma3": (
+        "Gemma3ForCausalLM",
+        {**_LLAMA, "head_dim": 14, "sliding_window": 8, "query_pre_attn_scalar": 11, "sliding_window_pattern": 2}
+        | {"rope_scaling": {"rope_type": "linear", "factor": 8.0}},
+    ),
+    "llama linear": ("LlamaForCausalLM", {**_LLAMA, "rope_parameters": {"rope_type": "linear", "factor": 2.5}}),
+    "llama yarn": ("LlamaForCausalLM", {**_LLAMA, "rope_parameters": _YARN}),
+    "llama dynamic": (
+        "LlamaForCausalLM",
+        {**_LLAMA, "rope_parameters": {"rope_type": "dynamic", "factor": 2.5}, "max_position_embeddings": 24},
+    ),
+    "distilbert": (
+        "DistilBertForMaskedLM",
+        {"vocab_size": 97, "dim": 36, "n_layers": 3, "n_heads": 3, "hidden_dim": 52, "max_position_embeddings": 53},
+    ),
+    "distilbert without head": (
+        "DistilBertModel",
+        {"vocab_size": 97, "dim": 36, "n_layers": 2, "n_heads": 3, "hidden_dim": 52, "max_position_embeddings": 53},
+    ),
+    "electra": ("ElectraForMaskedLM", {**_BERT, "embedding_size": 22}),
+    "electra wide": ("ElectraForMaskedLM", {**_BERT, "embedding_size": 36}),
+    "electra without head": ("ElectraModel", {**_BERT, "embedding_size": 22}),
+    "albert": ("AlbertForMaskedLM", {**_BERT, "embedding_size": 22}),
 }
+ORDINARY = (  # with all that the stack has, each once; the others are measured by the documented command
+    *("gpt2", "llama 3.1", "llama biases", "qwen3", "bert", "bert without head", "roberta", "modernbert", "t5 1.1"),
+    *("umt5", "mistral", "smollm3", "pythia", "phi3", "olmo3", "cohere", "gemma2", "albert"),
+)
 
 
 def peer(name: str, seed: int = 0, spread: float = 1.5) -> transformers.PreTrainedModel:
@@ -96,7 +178,7 @@ def peer(name: str, seed: int = 0, spread: float = 1.5) -> transformers.PreTrain
     config = architecture.config_class(**{**token_ids, **settings})
     torch.manual_seed(seed)
     model = architecture(config).eval()
-    if name == "t5 1.1":
+    if name in ("t5 1.1", "ul2", "mt5", "umt5"):
         model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
     with torch.no_grad():
         for parameter in model.parameters():
@@ -128,8 +210,18 @@ def batch(name: str, vocabulary: int, rows: int = 2, seed: int = 0) -> Batch:
             tokens, targets, np.ones(tokens.shape, np.float32), positions, np.ones_like(tokens), levels, source
         )
 
-    source = side(LENGTH, causal=False) if name.startswith("t5") else None
-    return side(LENGTH - 6, causal="bert" not in name, source=source)
+    source = side(LENGTH, causal=False) if has_source(name) else None
+    return side(LENGTH - 6, causal=not is_masked(name), source=source)
+
+
+def is_masked(name: str) -> bool:
+    """Whether a peer is an encoder."""
+    return "bert" in name or name.startswith("electra")
+
+
+def has_source(name: str) -> bool:
+    """Whether a peer is an encoder-decoder."""
+    return "t5" in name or name == "ul2"
 
 
 def outputs(model: transformers.PreTrainedModel, batch: Batch) -> torch.Tensor:

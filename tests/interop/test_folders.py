@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -59,6 +60,33 @@ def test_tensors_that_do_not_fit_are_named(folder):
             interop.load(str(folder))
 
 
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "model.", "module._orig_mod."])
+def test_prefixes_that_tools_leave_are_passed_over(folder, prefix):
+    good = arrays(folder)
+    expected = interop.load(str(folder))[1]
+    buffer = {f"{prefix}model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(2)}
+    put(folder, {prefix + name: array for name, array in good.items()} | buffer)
+    jax.tree.map(np.testing.assert_array_equal, interop.load(str(folder))[1], expected)
+    put(folder, {prefix + name.removeprefix("model."): array for name, array in good.items()})
+    jax.tree.map(np.testing.assert_array_equal, interop.load(str(folder))[1], expected)
+
+
+def test_unknown_keys_of_a_config_are_said(folder, caplog):
+    (folder / "config.json").write_text(json.dumps(LLAMA | {"some_new_thing": 3, "use_cache": False}))
+    interop.open(str(folder))
+    assert "some_new_thing" in caplog.text and "use_cache" not in caplog.text
+    (folder / "config.json").write_text(json.dumps(LLAMA | {"per_layer_config": {"0": {"head_dim": 3}}}))
+    with pytest.raises(InputError, match=r"per_layer_config = .* is not supported"):
+        interop.open(str(folder))
+
+
+def test_other_names_of_a_key_are_read_or_contradict():
+    aliased, _ = config_json.read({"model_type": "gpt2", "hidden_size": 96, "num_hidden_layers": 3})
+    assert (aliased.width, aliased.depth) == (96, 3)
+    with pytest.raises(InputError, match="hidden_size is 96, but n_embd, which is the same, 48"):
+        config_json.read({"model_type": "gpt2", "hidden_size": 96, "n_embd": 48})
+
+
 def test_integers_are_no_parameters(folder):
     path = folder / safetensors.SINGLE
     path.write_bytes(path.read_bytes().replace(b'"F32"', b'"I32"', 1))
@@ -70,7 +98,7 @@ def test_integers_are_no_parameters(folder):
     ("change", "complaint"),
     [
         ({"model_type": "mamba"}, "model_type 'mamba' is not supported; these are: gpt2, llama"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4}}, "rope_scaling of type 'yarn' is not supported"),
+        ({"rope_scaling": {"rope_type": "longrope", "factor": 4}}, "rope_scaling of type 'longrope' is not supported"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding_attention is not supported"),
         ({"hidden_act": "xielu"}, "the activation 'xielu' is not supported"),

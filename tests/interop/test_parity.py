@@ -8,7 +8,9 @@ pytest.importorskip("transformers")
 from tests.interop import parity, peers
 
 
-@pytest.mark.parametrize("name", peers.PEERS)
+@pytest.mark.parametrize(
+    "name", [name if name in peers.ORDINARY else pytest.param(name, marks=pytest.mark.slow) for name in peers.PEERS]
+)
 def test_numbers_are_those_of_transformers(name):
     measured = parity.measure(name)
     assert measured.logits < 1e-4

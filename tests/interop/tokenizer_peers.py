@@ -126,6 +126,36 @@ def _t5(folder: Path) -> Peer:
     return transformers.T5Tokenizer.from_pretrained(folder)
 
 
+def _neox(folder: Path) -> Peer:
+    end = "<|endoftext|>"
+    return transformers.GPTNeoXTokenizer(*_parts(_byte_pairs(pre_tokenizers.ByteLevel(False), end)))
+
+
+def _opt(folder: Path) -> Peer:
+    special = ("<pad>", "</s>")
+    made = _byte_pairs(pre_tokenizers.ByteLevel(False), *special)
+    _framed(made, "</s>")
+    roles = {"bos_token": "</s>", "eos_token": "</s>", "unk_token": "</s>", "pad_token": "<pad>"}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, **roles, clean_up_tokenization_spaces=False)
+
+
+def _gemma(folder: Path) -> Peer:
+    made = library.Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    made.normalizer = normalizers.Replace(" ", "▁")
+    made.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=special, show_progress=False)
+    made.train_from_iterator(TRAINING, trainer)
+    return transformers.GemmaTokenizer(*_parts(made))
+
+
+def _albert(folder: Path) -> Peer:
+    vocabulary = [("<pad>", 0.0), ("<unk>", 0.0), ("[CLS]", 0.0), ("[SEP]", 0.0), ("[MASK]", 0.0)]
+    letters = sorted({letter for text in TRAINING for letter in text.lower() if not letter.isspace()} | {"▁"})
+    pieces = [(piece, -3.0) for piece in ("▁the", "▁and", "th", "ing", "er")]
+    return transformers.AlbertTokenizer(vocab=vocabulary + pieces + [(letter, -5.0) for letter in letters])
+
+
 def _sentencepiece(path: Path, **options: object) -> None:
     with path.open("wb") as file:
         sentencepiece.SentencePieceTrainer.train(
@@ -147,4 +177,21 @@ _FAMILIES: dict[str, Callable[[Path], Peer]] = {  # the beginning of a peer's na
     "roberta": _roberta,
     "modernbert": _modernbert,
     "t5": _t5,
+    "ul2": _t5,
+    "mt5": _t5,
+    "umt5": _t5,
+    "mistral": _llama2,
+    "smollm3": _llama3,
+    "pythia": _neox,
+    "gpt_neox": _neox,
+    "phi3": _llama2,
+    "olmo": _neox,
+    "stablelm": _neox,
+    "cohere": _llama3,
+    "gptj": _gpt2,
+    "opt": _opt,
+    "gemma": _gemma,
+    "distilbert": _bert,
+    "electra": _bert,
+    "albert": _albert,
 }

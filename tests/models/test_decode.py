@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from research import models
-from research.config import Lora
+from research.config import Lora, RopeScaling
 from research.models import Intervals
 from tests.models.tiny import POSITIONS, batch, example, hidden, model, parameters
 
@@ -29,17 +29,39 @@ encode = jax.jit(models.encode, static_argnums=0)
     ],
 )
 def test_cached_decoding_is_the_whole_forward_pass(encoder_depth, positions, kind, window, stacked, lora):
-    random = np.random.default_rng(0)
-    prefixes = np.array(KINDS[kind])
-    sources = (5, 8, 3) if encoder_depth else (None,) * 3
-    documents = [example(random, LENGTH, f"prefix:{p}", s) for p, s in zip(prefixes, sources, strict=True)]
-    packed = batch([[document] for document in documents], LENGTH, SOURCE if encoder_depth else None)
     config = model(
         LENGTH,
         encoder_depth=encoder_depth,
         lora=lora,
         **{"positions.kind": positions, "attention.window": window, "attention.global_every": 2},
     )
+    check(config, kind, stacked)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"norm.placement": "sandwich", "attention.softcap": 2.0, "embedding.scale": 2.0, "positions.skip_every": 2}
+        | {"attention.window": 3, "attention.global_every": 2, "attention.first_global": 1, "positions.rotary_width": 2}
+        | {"attention.qk_norm": True, "attention.qk_norm_joint": True, "positions.local_scaling": False}
+        | {"positions.scaling": RopeScaling("yarn", 4.0, high_frequency=32.0, original_length=8, magnitude=1.2)},
+        {"parallel_residual": True, "norm.shared": True, "embedding.width": 6, "attention.window": 3}
+        | {"attention.global_every": 0},
+        {"shared_layers": True, "norm.placement": "output"},
+        {"encoder_depth": 2, "positions.kind": "relative", "positions.per_layer": True},
+    ],
+)
+def test_features_of_other_families_decode_too(changes):
+    check(model(LENGTH, **changes), "causal", stacked=False)
+
+
+def check(config, kind, stacked):
+    encoder_depth = config.encoder_depth
+    random = np.random.default_rng(0)
+    prefixes = np.array(KINDS[kind])
+    sources = (5, 8, 3) if encoder_depth else (None,) * 3
+    documents = [example(random, LENGTH, f"prefix:{p}", s) for p, s in zip(prefixes, sources, strict=True)]
+    packed = batch([[document] for document in documents], LENGTH, SOURCE if encoder_depth else None)
     params = parameters(config)
     expected = np.asarray(hidden(config, params, packed))
 

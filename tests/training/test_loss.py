@@ -48,6 +48,18 @@ def test_chunked_equals_plain(chunk, bias):
     np.testing.assert_allclose(losses, ours[0][1], rtol=1e-5, atol=1e-6)
 
 
+def test_capped_logits_have_their_loss_and_gradients():
+    cap, inputs = 3.0, arrays()
+
+    def capped(hidden, kernel, bias, targets, weights):
+        logits = cap * jnp.tanh((hidden @ kernel + bias) / cap)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+        return jnp.sum(weights * losses), losses
+
+    ours, theirs = gradients(cross_entropy, *inputs, 12, 0.0, cap), gradients(capped, *inputs)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, theirs)
+
+
 def test_places_without_weight_cost_nothing():
     hidden, kernel, bias, targets, weights = arrays()
     idle = weights == 0

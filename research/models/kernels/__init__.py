@@ -30,17 +30,20 @@ def attend(
     scale: float,
     bias: RelativeBias | None,
     implementation: Implementation,
+    softcap: float = 0.0,
 ) -> Float[Array, "batch queries heads head"]:
     """`plain.attend` by the named implementation, or, for "auto", by the `fastest`. What it computes is named
     "attention" (`jax.checkpoint_policies`)."""
     if implementation == "auto":
-        implementation = fastest(query, intervals, bias)
-    out = IMPLEMENTATIONS[implementation](query, key, value, intervals, scale, bias)
+        implementation = fastest(query, intervals, bias, softcap)
+    out = IMPLEMENTATIONS[implementation](query, key, value, intervals, scale, bias, softcap)
     return out if implementation == "splash" else checkpoint_name(out, "attention")  # which names more, and itself
 
 
-def fastest(query: Array, intervals: Intervals, bias: RelativeBias | None) -> Implementation:
+def fastest(query: Array, intervals: Intervals, bias: RelativeBias | None, softcap: float = 0.0) -> Implementation:
     """For the platform that is compiled for and for these arguments."""
+    if softcap:  # which no kernel has
+        return "blocks"
     if platform.current() == "gpu" and cudnn.supported() and cudnn.fits(query, intervals, bias):
         return "cudnn"
     return "splash" if platform.current() == "tpu" and splash.fits(query, bias) else "blocks"

@@ -21,13 +21,14 @@ def attend(
     intervals: Intervals,
     scale: float,
     bias: RelativeBias | None,
+    softcap: float = 0.0,
 ) -> Float[Array, "batch queries heads head"]:
     """As `plain.attend`, which it is in short rows whose intervals are not known to be causal. If they are, there are
     as many queries as keys."""
     if min(query.shape[1], key.shape[1]) > LONGEST and (bias is not None or not intervals.causal):
-        return scanned.attend(query, key, value, intervals, scale, bias)
+        return scanned.attend(query, key, value, intervals, scale, bias, softcap)
     if not intervals.causal:
-        return plain.attend(query, key, value, intervals, scale, bias)
+        return plain.attend(query, key, value, intervals, scale, bias, softcap)
     length = query.shape[1]
     size = max(SHORTEST, -(-length // BLOCKS))
     parts = []
@@ -35,5 +36,5 @@ def attend(
         queries, keys = slice(begin, begin + size), slice(begin + size)
         own = jax.tree.map(lambda x, queries=queries: x[:, queries], intervals)
         part = None if bias is None else bias.of(queries)
-        parts.append(plain.attend(query[:, queries], key[:, keys], value[:, keys], own, scale, part))
+        parts.append(plain.attend(query[:, queries], key[:, keys], value[:, keys], own, scale, part, softcap))
     return jnp.concatenate(parts, axis=1)

@@ -42,15 +42,16 @@ def attend(
     intervals: Intervals,
     scale: float,
     bias: RelativeBias | None,
+    softcap: float = 0.0,
 ) -> Float[Array, "batch queries heads head"]:
     """As `plain.attend`; padding gives zeros where rows are causal.
 
-    Falls back to `blocks`: as a whole, if it does not fit (see `fits`); and, decided when the arrays are there, for a
-    batch with a row of more than `DOCUMENTS` documents, or of documents that are neither seen whole, nor causal after
-    a prefix (those of layers with a sliding window are not).
+    Falls back to `blocks`: as a whole, if it does not fit (see `fits`) or scores are capped; and, decided when the
+    arrays are there, for a batch with a row of more than `DOCUMENTS` documents, or of documents that are neither seen
+    whole, nor causal after a prefix (those of layers with a sliding window are not).
     """
-    if not fits(query, intervals, bias):
-        return blocks.attend(query, key, value, intervals, scale, bias)
+    if softcap or not fits(query, intervals, bias):
+        return blocks.attend(query, key, value, intervals, scale, bias, softcap)
     documents, known = find_documents(intervals, key.shape[1])
 
     def packed(documents: Documents, _: Intervals, query: Array, key: Array, value: Array) -> Array:

@@ -16,10 +16,11 @@ def attend(
     intervals: Intervals,
     scale: float,
     bias: RelativeBias | None,
+    softcap: float = 0.0,
 ) -> Float[Array, "batch queries heads head"]:
     """Softmax attention over the keys that each query sees. Groups of `heads / kv_heads` query heads share a key head.
     All other implementations have this signature and this result; only this one needs memory for `queries x keys`."""
-    return combine(softmax(scores(query, key, scale, bias), intervals), value)
+    return combine(softmax(scores(query, key, scale, bias, softcap), intervals), value)
 
 
 def scores(
@@ -27,13 +28,16 @@ def scores(
     key: Float[Array, "batch keys kv_heads head"],
     scale: float,
     bias: RelativeBias | None,
+    softcap: float = 0.0,
 ) -> Float[Array, "batch heads queries keys"]:
-    """`scale * query . key + bias` in float32, for every query and key."""
+    """`scale * query . key + bias` in float32, for every query and key. With a `softcap` (Gemma 2) a product s becomes
+    softcap * tanh(s / softcap)."""
     batch, queries, heads, width = query.shape
     keys, kv_heads = key.shape[1:3]
     grouped = query.reshape(batch, queries, kv_heads, heads // kv_heads, width) * scale
     products = jnp.einsum("bqgrd,bkgd->bgrqk", grouped, key, preferred_element_type=jnp.float32)
     products = products.reshape(batch, heads, queries, keys)
+    products = softcap * jnp.tanh(products / softcap) if softcap else products
     return products if bias is None else products + bias.block(jnp.arange(keys))
 
 

@@ -24,6 +24,7 @@ def attend(
     intervals: Intervals,
     scale: float,
     bias: RelativeBias | None,
+    softcap: float = 0.0,
 ) -> Float[Array, "batch queries heads head"]:
     """As `plain.attend`."""
     length = query.shape[1]
@@ -38,7 +39,7 @@ def attend(
     def block(part: tuple[Array, Intervals, Array | None]) -> Array:
         queries, own, index = part
         of_block = None if bias is None or index is None else replace(bias, index=index)
-        return plain.attend(queries, key, value, own, scale, of_block)
+        return plain.attend(queries, key, value, own, scale, of_block, softcap)
 
     index = None if bias is None else split(bias.index)
     parts = lax.map(block, (split(query), jax.tree.map(split, intervals), index))

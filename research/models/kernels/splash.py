@@ -38,13 +38,15 @@ def attend(
     intervals: Intervals,
     scale: float,
     bias: RelativeBias | None,
+    softcap: float = 0.0,
 ) -> Float[Array, "batch queries heads head"]:
-    """As `plain.attend`, except that a query that sees no key gives zeros, and that there can be no bias.
+    """As `plain.attend`, except that a query that sees no key gives zeros, and that there can be no bias
+    and no cap on scores.
 
     What the backward pass needs of the forward kernel is named "attention" (`jax.checkpoint_policies`). On platforms
     other than TPUs the kernels are interpreted, which is slow.
     """
-    assert bias is None
+    assert bias is None and not softcap
     queries, keys = _block(query.shape[1]), _block(key.shape[1])
     share = (1 + min(1, keys / key.shape[1])) / 2 if intervals.causal else 1.0
     tiles = Tiles(queries, keys, min(COMPUTE, keys), share, platform.current() != "tpu")

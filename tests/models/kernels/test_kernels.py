@@ -75,6 +75,22 @@ CASES = {
 }
 
 
+def test_capped_scores_go_to_what_caps_them():
+    """Every implementation caps or has no way to be asked; none drops the cap."""
+    query, _, key, value = heads(LENGTH)
+    seen = CASES["causal"](LENGTH)
+    scores = 2 * np.tanh(0.3 * np.einsum("bqgrd,bkgd->bgrqk", query.reshape(2, LENGTH, 2, 2, 8), key) / 2)
+    scores = np.where(intervals.mask(seen, LENGTH)[:, None], scores.reshape(2, 4, LENGTH, LENGTH), -np.inf)
+    expected = plain.combine(jax.nn.softmax(jnp.asarray(scores), axis=-1), value)
+    real = np.asarray(causal_rows(LENGTH).segments > 0)[..., None, None]
+    for name in (*OTHERS, "plain", "cudnn", "auto"):
+        found = kernels.attend(query, key, value, seen, 0.3, None, name, 2.0)
+        np.testing.assert_allclose(np.where(real, found, 0), np.where(real, expected, 0), rtol=1e-5, atol=1e-5)
+    with pytest.raises(AssertionError):
+        kernels.attend(query, key, value, seen, 0.3, None, "splash", 2.0)
+    assert kernels.fastest(query, seen, None, 2.0) == "blocks"
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=lambda dtype: dtype.__name__)
 @pytest.mark.parametrize("length", [13, 131])
 @pytest.mark.parametrize("case", CASES)
