@@ -57,6 +57,7 @@ def test_the_harness_finds_what_is_not_allowed(tmp_path):
     program = (
         "import os, time\n"
         "from tests.fuzz import harness, readers\n"
+        "harness.IMPORTING = 1\n"  # nothing is imported here
         "def make(folder): (folder / 'x.txt').write_text('valid')\n"
         "def reader(bad):\n"
         "    def read(folder): (folder / 'x.txt').read_bytes() == b'valid' or bad()\n"
