@@ -26,7 +26,9 @@ class Data:
     source_length: int | None = None  # of the encoder's rows, in an encoder-decoder; None: length
     batch: int = 16  # rows in a step's batch, over all hosts
     workers: int = 0  # processes that prepare batches ahead; 0: a thread of the main process
-    cache: str | None = None  # where prepared token stores are kept; None: $RESEARCH_CACHE or ~/.cache/research
+    cache: str | None = None  # where token stores are kept; None: $RESEARCH_CACHE or ~/.cache/research
+    # what the command `prepare` has tokenised, a folder or gs://…, which is read instead of the sources; None: nothing
+    prepared: str | None = None
 
 
 @dataclass(frozen=True)

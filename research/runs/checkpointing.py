@@ -17,7 +17,7 @@ class Checkpointing:
     def __init__(self, run: Prepared, owner: Owner | None) -> None:
         """`owner`: the lock of the run folder, in the process that holds it."""
         self.config, self.last, self.owner = run.experiment.checkpoint, run.experiment.schedule.steps, owner
-        self.manager = checkpoint.manager(run.folder, self.config)
+        self.folder, self.manager = run.folder, checkpoint.manager(run.folder, self.config)
 
     def __enter__(self) -> "Checkpointing":
         return self
@@ -34,7 +34,7 @@ class Checkpointing:
     def finished(self) -> list[int]:
         """Waits for what is being saved. Returns the steps of all checkpoints."""
         self.manager.wait_until_finished()
-        return list(self.manager.all_steps())
+        return checkpoint.steps(self.folder)
 
     def save(self, state: TrainState, batch: Batch, meter: Meter, loss: float | None) -> None:
         """Saves a state with which the run can go on, in the background, after what was recorded before it.
