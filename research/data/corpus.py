@@ -188,9 +188,9 @@ def open_corpus(experiment: Experiment, tokenizer: Tokenizer | None = None) -> C
 
 
 def open_tokenizer(experiment: Experiment, tokenizer: Tokenizer | None = None) -> Tokenizer:
-    """That of the prepared folder, if it has one, else the one that `data.tokenizer` names, which is made if it does not
-    exist; with the special tokens that the objectives need. `tokenizer`: of a saved run or of the checkpoint that
-    training starts from, instead. Raises InputError if it is unusable."""
+    """That of the prepared folder, if it has one, else the one that `data.tokenizer` names, which is made if needed;
+    with the special tokens of the objectives. `tokenizer`: of a saved run or of the checkpoint that training starts
+    from, instead. Raises InputError if it is unusable."""
     data, folder = experiment.data, processes.cache_folder(experiment.data.cache)
     shape = RowShape(data.length, data.source_length or data.length, experiment.model.encoder_depth > 0)
     if tokenizer is None and data.prepared is not None:

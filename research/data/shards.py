@@ -19,7 +19,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -110,9 +110,10 @@ def make(
     for file in mine:  # nobody else makes these, so what lies here is of a process that was killed
         for left in folder.glob(f"{files.UNFINISHED}{_shard(file)}-*"):
             shutil.rmtree(left, ignore_errors=True)
-    arguments = [(folder / _shard(file), source.name, file.path, str(below / "tokenizer"), prefix) for file in mine]
-    for number, (file, tokens) in enumerate(_all_made(arguments, workers), start=1):
-        say(f"{source.name}: {number:,} of {len(mine):,} files, {file}: {tokens:,} tokens")
+    wanted = [(folder / _shard(file), file.path) for file in mine]
+    ready = _all_made(source, wanted, below / "tokenizer", prefix, workers)
+    for number, (path, tokens) in enumerate(ready, start=1):
+        say(f"{source.name}: {number:,} of {len(mine):,} files, {path}: {tokens:,} tokens")
     known = {file.path: _shard(file) for file in source.files}
     known = {shard.path: shard.folder for shard in _shards(folder)} | known  # earlier ones stay where they were
     left = [path for path, name in known.items() if not (folder / name).is_dir()]
@@ -137,7 +138,7 @@ def open_prepared(prepared: str, source: str, tokenizer: Tokenizer, prefix: str,
         there = sorted(_sources(prepared))
         raise InputError(
             f"data.prepared: {prepared} has no {source!r} of this tokenizer{f' and prefix {prefix!r}' * bool(prefix)}; "
-            f"it has {', '.join(there) or 'nothing that is complete'}. The command `prepare` makes it of the same config"
+            f"it has {', '.join(there) or 'nothing that is complete'}. The command `prepare` makes it of this config"
         )
     if "://" not in base:
         return Store(Path(base) / content["index"])
@@ -147,35 +148,36 @@ def open_prepared(prepared: str, source: str, tokenizer: Tokenizer, prefix: str,
     return Store(copied)
 
 
-def made(shard: Path, source: str, path: str, tokenizer: str, prefix: str) -> tuple[str, int]:
-    """Makes a shard, in a process of its own if there are several. Returns the file's path and its tokens."""
-    whole = _opened(source)
-    file = next(each for each in whole.files if each.path == path)
-    with cache.building(shard) as unfinished:
-        alone = DataSource(path, whole.parts, (file,))
-        store.write(unfinished, alone, tokenizers.load(tokenizer), prefix, may_be_empty=True)
-        files.sync_folder(unfinished)
-    return path, int(Store(shard).meta["tokens"])
-
-
-@functools.cache
-def _opened(source: str) -> DataSource:
-    """A process that makes many shards looks for the files once."""
-    return sources.open_source(source)
-
-
-def _all_made(arguments: list[tuple[Path, str, str, str, str]], workers: int) -> Iterator[tuple[str, int]]:
-    """All shards, in the order in which they are ready."""
-    if min(workers, len(arguments)) <= 1:
-        yield from (made(*each) for each in arguments)
+def _all_made(
+    source: DataSource, wanted: list[tuple[Path, str]], tokenizer: Path, prefix: str, workers: int
+) -> Iterator[tuple[str, int]]:
+    """Makes the shards of these files; gives each file's path and its tokens, in the order in which they are ready."""
+    if min(workers, len(wanted)) <= 1:
+        yield from (_made(source, *each, tokenizer, prefix) for each in wanted)
         return
-    with ProcessPoolExecutor(min(workers, len(arguments)), get_context("spawn")) as pool:
-        running: list[Future[tuple[str, int]]] = [pool.submit(made, *each) for each in arguments]
+    with ProcessPoolExecutor(min(workers, len(wanted)), get_context("spawn")) as pool:
+        running = [pool.submit(_made_elsewhere, source.name, *each, tokenizer, prefix) for each in wanted]
         try:
             for done in as_completed(running):
                 yield done.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _made(source: DataSource, shard: Path, path: str, tokenizer: Path, prefix: str) -> tuple[str, int]:
+    alone = DataSource(path, source.parts, tuple(file for file in source.files if file.path == path))
+    with cache.building(shard) as unfinished:
+        store.write(unfinished, alone, tokenizers.load(str(tokenizer)), prefix, may_be_empty=True)
+        files.sync_folder(unfinished)
+    return path, int(Store(shard).meta["tokens"])
+
+
+def _made_elsewhere(source: str, *rest: Any) -> tuple[str, int]:
+    """In a process of its own, which looks for the files once."""
+    return _made(_opened(source), *rest)
+
+
+_opened = functools.cache(sources.open_source)
 
 
 def _indexed(folder: Path, source: DataSource, tokenizer: Tokenizer, prefix: str, shards: list[Shard]) -> Store:

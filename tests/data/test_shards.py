@@ -133,7 +133,7 @@ def test_blocks_from_an_address_are_kept_within_a_bound():
 def test_training_reads_the_same_rows_from_prepared_data(source, tmp_path, address):
     """Also where the text is gone, and with an objective whose rows are planned by a walk."""
     experiment = Experiment(
-        objectives=(config.Causal(rate=0.5), config.Masked(rate=0.5)),
+        objectives=(config.Causal(rate=0.5), config.SpanCorruption(rate=0.5)),
         data=Data(source=source, held_out=0.2, tokenizer="train:300", length=64, batch=8, cache=str(tmp_path / "c")),
     )
     prepared = replace(experiment, data=replace(experiment.data, prepared=str(tmp_path / "p")))
