@@ -116,9 +116,9 @@ def make(
         say(f"{source.name}: {number:,} of {len(mine):,} files, {path}: {tokens:,} tokens")
     known = {file.path: _shard(file) for file in source.files}
     known = {shard.path: shard.folder for shard in _shards(folder)} | known  # earlier ones stay where they were
-    left = [path for path, name in known.items() if not (folder / name).is_dir()]
-    if left:
-        say(f"{source.name}: {len(left):,} of {len(known):,} files are left to other parts")
+    missing = [path for path, name in known.items() if not (folder / name).is_dir()]
+    if missing:
+        say(f"{source.name}: {len(missing):,} of {len(known):,} files are left to other parts")
         return None
     versions = {shard.path: shard.version for shard in _shards(folder)}
     versions |= {file.path: _version(file) for file in source.files}
