@@ -34,7 +34,7 @@ def preparing(experiment: Experiment) -> Made:
     folder = Path(tempfile.mkdtemp())
     corpus.tokenizer.save(folder / "tokenizer")
     stores = {plan.documents.store for plan in (*corpus.training.plans, *corpus.held_out_plans.values())}
-    tokens = sum(len(store.tokens) for store in stores)
+    tokens = sum(store.meta["tokens"] for store in stores)
 
     def turn(count: int) -> Measured:
         seconds = 0.0

@@ -1,6 +1,7 @@
 """The commands: one file each, which reads its arguments and calls the room that does the work."""
 
 COMMANDS = {  # name -> the module whose `main(arguments)` it is
+    "prepare": "research.commands.prepare",
     "train": "research.commands.train",
     "evaluate": "research.commands.evaluate",
     "generate": "research.commands.generate",

@@ -19,6 +19,19 @@ from research.errors import InputError
 from research.runtime import processes
 
 T = TypeVar("T")
+ALIASES = {  # options of other trainers -> what they are here
+    "lr": "optimizer.learning-rate",
+    "wd": "optimizer.weight-decay",
+    "batch-size": "data.batch",
+    "dataset": "data.source",
+    "seq-len": "data.length",
+    "max-length": "data.length",
+    "max-steps": "schedule.steps",
+    "num-steps": "schedule.steps",
+    "warmup-steps": "schedule.warmup",
+    "dtype": "step.compute-dtype",
+    "output-dir": "workdir",
+}
 
 
 def run(main: Callable[[list[str]], None], arguments: list[str]) -> None:
@@ -166,6 +179,8 @@ def _unknown(argument: str, options: Sequence[str]) -> str:
     if not argument.startswith("-"):
         return f"{argument!r} belongs to no option"
     given = argument.lstrip("-").split("=")[0].replace("_", "-")
+    if ALIASES.get(given) in options:
+        return f"there is no option {argument}; here it is --{ALIASES[given]}"
     tails = {option: option if "." in given else option.rpartition(".")[2] for option in options}
     close = set(difflib.get_close_matches(given, tails.values(), n=3))
     near = sorted((option for option in options if tails[option] in close), key=lambda o: -_likeness(given, o))

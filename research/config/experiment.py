@@ -26,7 +26,9 @@ class Data:
     source_length: int | None = None  # of the encoder's rows, in an encoder-decoder; None: length
     batch: int = 16  # rows in a step's batch, over all hosts
     workers: int = 0  # processes that prepare batches ahead; 0: a thread of the main process
-    cache: str | None = None  # where prepared token stores are kept; None: $RESEARCH_CACHE or ~/.cache/research
+    cache: str | None = None  # where token stores are kept; None: $RESEARCH_CACHE or ~/.cache/research
+    # what the command `prepare` has tokenised, a folder or gs://…, which is read instead of the sources; None: nothing
+    prepared: str | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,11 @@ class Checkpoint:
     """When a run is saved, and what is kept."""
 
     every: int = 1000  # steps between checkpoints; the last step is always saved
+    minutes: float = 10.0  # between checkpoints at most, whatever the steps take; 0: by steps alone
+    # a folder on each host's own disk, where the run is saved more often, and from which it resumes if what is there is
+    # newer and all hosts have it; None: nowhere else
+    local: str | None = None
+    local_minutes: float = 2.0  # between saves there
     keep_last: int = 2  # most recent checkpoints that are kept
     keep_every: int | None = None  # also keep every checkpoint at a multiple of this step
     keep_best: bool = False  # also keep the one with the lowest held-out loss

@@ -110,6 +110,8 @@ RANGES = {
     "step.z_loss": Range(0, 1),
     "step.loss_chunk": Range(1, LARGEST),
     "checkpoint.every": Range(1, STEPS),
+    "checkpoint.minutes": Range(0, 10**6),
+    "checkpoint.local_minutes": Range(0, 10**6, "("),
     "checkpoint.keep_last": Range(1, 10**6),
     "checkpoint.keep_every": Range(1, STEPS),
     "evaluation.every": Range(0, STEPS),

@@ -16,7 +16,7 @@ from absl import flags
 
 from research import objectives
 from research.config import Data, Experiment
-from research.data import cache, mixture, packing, sources, store, tokenizers
+from research.data import cache, mixture, packing, shards, sources, store, tokenizers
 from research.data.mixture import Mixture
 from research.data.packing import DocumentRange, Plan, RowShape
 from research.data.records import DataSource
@@ -86,7 +86,8 @@ class Corpus:
         rows = []
         for objective, plan in zip(training.objectives, training.plans, strict=True):
             held_out = self.held_out_plans[objective.name].documents
-            skipped = "".join(f", skipped {it.store.skipped}" for it in (plan.documents, held_out) if it.store.skipped)
+            said = dict.fromkeys(it.store.skipped for it in (plan.documents, held_out))  # often of one store
+            skipped = "".join(f", skipped {one}" for one in said if one)
             read[f"{_size(plan.documents)}, held out {_size(held_out)}{skipped}"] = None
             cut = packing.truncated(plan.documents, objective, training.shape)
             rows.append(
@@ -165,13 +166,14 @@ def open_corpus(experiment: Experiment, tokenizer: Tokenizer | None = None) -> C
     folder = processes.cache_folder(data.cache)
     shape = RowShape(data.length, data.source_length or data.length, model.encoder_depth > 0)
     mixture.cycle(tuple(objective.rate for objective in experiment.objectives))  # wrong rates show before the long work
-    longest = [packing.longest(objective, shape) for objective in experiment.objectives]
-    tokenizer = tokenizers.extend(tokenizer or _tokenizer(experiment, folder), experiment.objectives, longest)
+    tokenizer = open_tokenizer(experiment, tokenizer)
     if 0 < model.vocabulary < tokenizer.size:
         raise InputError(f"model.vocabulary: {model.vocabulary} is smaller than the tokenizer's {tokenizer.size} ids")
 
     @functools.cache
     def prepared(name: str, prefix: str, cut: float | None) -> store.Store:
+        if data.prepared is not None:
+            return shards.open_prepared(data.prepared.rstrip("/"), name, tokenizer, prefix, folder)
         return store.prepare(sources.open_source(name), tokenizer, folder, prefix, cut)
 
     plans: list[Plan] = []
@@ -183,6 +185,32 @@ def open_corpus(experiment: Experiment, tokenizer: Tokenizer | None = None) -> C
         held_out[objective.name] = packing.plan(for_evaluation, objective, shape)
     training = Mixture(experiment.objectives, tuple(plans), tokenizer.vocabulary, shape, data.batch, experiment.seed)
     return Corpus(tokenizer, training, held_out, data.workers)
+
+
+def open_tokenizer(experiment: Experiment, tokenizer: Tokenizer | None = None) -> Tokenizer:
+    """That of the prepared folder, if it has one, else the one that `data.tokenizer` names, which is made if needed;
+    with the special tokens of the objectives. `tokenizer`: of a saved run or of the checkpoint that training starts
+    from, instead. Raises InputError if it is unusable."""
+    data, folder = experiment.data, processes.cache_folder(experiment.data.cache)
+    shape = RowShape(data.length, data.source_length or data.length, experiment.model.encoder_depth > 0)
+    if tokenizer is None and data.prepared is not None:
+        tokenizer = shards.read_tokenizer(data.prepared.rstrip("/"), folder)
+    longest = [packing.longest(objective, shape) for objective in experiment.objectives]
+    return tokenizers.extend(tokenizer or _tokenizer(experiment, folder), experiment.objectives, longest)
+
+
+def source_names(experiment: Experiment) -> list[str]:
+    """The names of all that is read, each once."""
+    return list(dict.fromkeys(name for name, _ in sources_and_prefixes(experiment)))
+
+
+def sources_and_prefixes(experiment: Experiment) -> list[tuple[str, str]]:
+    """All that is read, each once, with the text that stands before every document."""
+    data = experiment.data
+    found = [(objective.source or data.source, objective.input_prefix) for objective in experiment.objectives]
+    if isinstance(data.held_out, str):
+        found += [(data.held_out, objective.input_prefix) for objective in experiment.objectives]
+    return list(dict.fromkeys(found))
 
 
 def _tokenizer(experiment: Experiment, folder: Path) -> Tokenizer:

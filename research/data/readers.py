@@ -15,6 +15,7 @@ from research.data.limits import decompressed
 from research.data.records import Record, SkippedRecord, checked
 from research.errors import InputError, requires
 
+FIELDS = 8  # of a record, that a message lists
 BOM = b"\xef\xbb\xbf"  # a mark at the beginning of UTF-8, which is not text
 
 
@@ -69,7 +70,13 @@ def _text(file: StoredFile) -> Iterator[Record | SkippedRecord]:
 
 def _jsonl(names: tuple[str, ...], file: StoredFile) -> Iterator[Record | SkippedRecord]:
     for place, entry in _lines(file):
-        yield entry if isinstance(entry, SkippedRecord) else checked(place, map(entry.get, names), names)
+        if isinstance(entry, SkippedRecord):
+            yield entry
+            continue
+        record = checked(place, map(entry.get, names), names)
+        if isinstance(record, SkippedRecord) and not entry.keys() >= set(names):
+            record = record._replace(hint=f"; it has {', '.join(map(repr, list(entry)[:FIELDS])) or 'none'}")
+        yield record
 
 
 def _chat(file: StoredFile) -> Iterator[Record | SkippedRecord]:

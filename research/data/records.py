@@ -23,6 +23,7 @@ class SkippedRecord(NamedTuple):
 
     place: str
     kind: str  # "broken JSON", the same for all records with the same fault
+    hint: str = ""  # what the record has instead, which is said of the first one of its kind
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,19 @@
 A store is a folder of `tokens.bin` (all documents one after the other, in the smallest unsigned dtype that holds the
 vocabulary), `offsets.npy` (int64 `[documents * parts + 1]`: part p of document d begins at `offsets[d * parts + p]`),
 `checksums.npy` (uint64: xxHash3 of each VERIFIED bytes of `tokens.bin`) and `meta.json`. What is read is verified when
-it is read for the first time, so a changed byte is never trained on.
+it is read for the first time, so a changed byte is never trained on. The tokens of an index (`shards.py`) are in the
+files that its `meta.json` lists as `pieces`, instead.
 """
 
 import json
-import logging
 from array import array
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain, islice
+from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,15 +27,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from research.data import cache, chat
 from research.data.chat import PromptCompletion
 from research.data.records import DataSource, Record, SkippedRecord
+from research.data.token_files import VERIFIED, TokenFile, blocks, checksum, open_tokens
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
-
-log = logging.getLogger(__name__)
 
 FORMAT = 4  # of a token store
 CHUNK = 1 << 21  # characters that are tokenised together
 BLOCK = 1 << 24  # integers that are copied together
-VERIFIED = 1 << 16  # bytes of a checksum
 PLACES = 5  # that are kept of each kind of bad record
 
 
@@ -46,13 +45,18 @@ class Store:
 
     @cached_property
     def meta(self) -> dict[str, Any]:
-        """source, parts, documents, tokens, dtype, skipped; and the checksum of the offsets."""
+        """source, parts, documents, tokens, dtype, skipped, the checksum of the offsets; of an index its pieces, and
+        the folder or address that they are below."""
         try:
             meta: dict[str, Any] = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
             sizes = [meta["parts"], meta["documents"], meta["tokens"], meta["offsets"]]
             right = all(isinstance(size, int) and size >= 0 for size in sizes) and meta["parts"] in (1, 2)
             right &= meta["dtype"] in ("uint8", "uint16", "uint32")
             right &= isinstance(meta["source"], str) and isinstance(meta["skipped"], str)
+            if "pieces" in meta:
+                pieces = [(path, count) for path, count in meta["pieces"] if count >= 0 and isinstance(path, str)]
+                right &= isinstance(meta.get("base", ""), str)
+                right &= len(pieces) == len(meta["pieces"]) and sum(n for _, n in pieces) == meta["tokens"]
         except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             raise self._damaged(f"meta.json: {error}") from error
         if not right:
@@ -61,14 +65,41 @@ class Store:
 
     @cached_property
     def tokens(self) -> np.ndarray:
-        """Every token, `[tokens]`, as it is stored, without verification: see `read`."""
+        """Every token of a store that is no index, `[tokens]`, as it is stored, without verification: see `read`."""
         path, size = self.folder / "tokens.bin", self.meta["tokens"] * np.dtype(self.meta["dtype"]).itemsize
         try:
             if path.stat().st_size != size:
                 raise self._damaged(f"tokens.bin has {path.stat().st_size:,} bytes instead of {size:,}")
-            return np.memmap(path, self.meta["dtype"], "r").view(np.ndarray)
+            return np.memmap(path, self.meta["dtype"], "r").view(np.ndarray) if size else np.zeros(0, np.uint8)
         except OSError as error:
             raise self._damaged(str(error)) from error
+
+    @cached_property
+    def _pieces(self) -> list[tuple[str, int]]:
+        """The files of tokens in their order, with the number of tokens of each."""
+        if "pieces" not in self.meta:
+            return [(str(self.folder / "tokens.bin"), self.meta["tokens"])]
+        base = self.meta.get("base") or str(self.folder.parent)
+        return [(f"{base}/{path}", count) for path, count in self.meta["pieces"]]
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """The first token of each file among all, and the end."""
+        return [0, *accumulate(count for _, count in self._pieces)]
+
+    @cached_property
+    def _files(self) -> dict[int, TokenFile]:
+        """Those that were opened."""
+        return {}
+
+    def _file(self, number: int) -> TokenFile:
+        if number not in self._files:
+            (path, count), dtype = self._pieces[number], self.meta["dtype"]
+            size = np.dtype(dtype).itemsize
+            first = sum(blocks(each, size) for _, each in self._pieces[:number])
+            checksums = self.checksums[first : first + blocks(count, size)]
+            self._files[number] = open_tokens(path, dtype, count, checksums, self._damaged)
+        return self._files[number]
 
     @cached_property
     def offsets(self) -> np.ndarray:
@@ -78,41 +109,41 @@ class Store:
         except Exception as error:  # the header of an .npy is a Python literal, and its parser raises what it meets
             raise self._damaged(f"offsets.npy: {error}") from error
         shape = (self.documents * self.parts + 1,)
-        if offsets.shape != shape or offsets.dtype != np.int64 or _checksum(offsets) != self.meta["offsets"]:
+        if offsets.shape != shape or offsets.dtype != np.int64 or checksum(offsets) != self.meta["offsets"]:
             raise self._damaged("offsets.npy is not as it was written")
         return offsets
 
     @cached_property
-    def _checksums(self) -> np.ndarray:
+    def checksums(self) -> np.ndarray:
+        """uint64: of each block of VERIFIED bytes of each file of tokens."""
+        if "pieces" not in self.meta:
+            _ = self.tokens  # so that a file that is cut short is found before anything is read
         try:
             checksums = np.load(self.folder / "checksums.npy")
         except Exception as error:
             raise self._damaged(f"checksums.npy: {error}") from error
-        if checksums.shape != (-(-self.tokens.nbytes // VERIFIED),) or checksums.dtype != np.uint64:
+        size = np.dtype(self.meta["dtype"]).itemsize
+        if checksums.shape != (sum(blocks(n, size) for _, n in self._pieces),) or checksums.dtype != np.uint64:
             raise self._damaged("checksums.npy is not as it was written")
         return checksums
 
-    @cached_property
-    def _verified(self) -> bytearray:
-        """1 for each block of `tokens.bin` that this process has verified."""
-        return bytearray(len(self._checksums))
-
     def read(self, first: int, last: int) -> np.ndarray:
         """int32: the tokens `first` to `last - 1` of all, verified."""
-        size = self.tokens.itemsize
-        for block in range(first * size // VERIFIED, -(-last * size // VERIFIED) if last > first else 0):
-            if not self._verified[block]:
-                stored = self.tokens[block * VERIFIED // size : (block + 1) * VERIFIED // size]
-                if _checksum(stored) != int(self._checksums[block]):
-                    raise self._damaged(f"tokens.bin is not as it was written at byte {block * VERIFIED:,} or after")
-                self._verified[block] = 1
-        return self.tokens[first:last].astype(np.int32)
+        number = min(bisect_right(self._starts, first), len(self._pieces)) - 1
+        if last <= self._starts[number + 1]:
+            return self._file(number).read(first - self._starts[number], last - self._starts[number])
+        parts = []
+        while first < last:
+            end = min(last, self._starts[number + 1])
+            parts.append(self._file(number).read(first - self._starts[number], end - self._starts[number]))
+            first, number = end, number + 1
+        return np.concatenate(parts)
 
     @cached_property
     def digest(self) -> str:
         """Of the content, wherever and whenever it was made."""
         facts = json.dumps([self.meta[name] for name in ("parts", "documents", "tokens", "dtype", "offsets")])
-        return f"{xxhash.xxh3_64_intdigest(facts.encode() + self._checksums.tobytes()):016x}"
+        return f"{xxhash.xxh3_64_intdigest(facts.encode() + self.checksums.tobytes()):016x}"
 
     def _damaged(self, what: str) -> InputError:
         return InputError(f"the token store {self.folder} is damaged ({what}); delete the folder, and it is made again")
@@ -154,16 +185,18 @@ class SkippedRecords:
 
     counts: Counter[str] = field(default_factory=Counter)
     places: dict[str, list[str]] = field(default_factory=dict)
+    hints: dict[str, str] = field(default_factory=dict)
 
     def add(self, bad: SkippedRecord) -> None:
         """Counts one more."""
         self.counts[bad.kind] += 1
+        self.hints.setdefault(bad.kind, bad.hint)
         if self.counts[bad.kind] <= PLACES:
             self.places.setdefault(bad.kind, []).append(bad.place)
 
     def __str__(self) -> str:
         return "; ".join(
-            f"{count:,} x {kind} ({', '.join(self.places[kind])}{', …' * (count > PLACES)})"
+            f"{count:,} x {kind}{self.hints[kind]} ({', '.join(self.places[kind])}{', …' * (count > PLACES)})"
             for kind, count in self.counts.items()
         )
 
@@ -179,15 +212,8 @@ def prepare(source: DataSource, tokenizer: Tokenizer, below: Path, prefix: str =
     Raises:
       InputError: if the source has no usable document, or ids outside the vocabulary.
     """
-
-    def make(unfinished: Path) -> None:
-        _write(unfinished, source, tokenizer, prefix, cut)
-        if Store(unfinished).skipped:
-            log.warning("%s: skipped %s", source.name, Store(unfinished).skipped)
-
-    return Store(
-        cache.made(below / ("store-" + cache.key(FORMAT, source.fingerprint, tokenizer.digest, prefix, cut)), make)
-    )
+    name = "store-" + cache.key(FORMAT, source.fingerprint, tokenizer.digest, prefix, cut)
+    return Store(cache.made(below / name, lambda unfinished: write(unfinished, source, tokenizer, prefix, cut)))
 
 
 def texts(source: DataSource) -> Iterator[str]:
@@ -200,7 +226,7 @@ def texts(source: DataSource) -> Iterator[str]:
         some = True
         yield from record.fields
     if not some:
-        raise _nothing(source, skipped)
+        raise nothing_usable(source.name, str(skipped))
 
 
 def training_texts(source: DataSource, held_out: float | None, limit: int = 100_000_000) -> Iterator[str]:
@@ -217,7 +243,7 @@ def training_texts(source: DataSource, held_out: float | None, limit: int = 100_
         if size > limit:
             break
     if not documents:
-        raise _nothing(source, skipped)
+        raise nothing_usable(source.name, str(skipped))
     return chain.from_iterable(documents[: len(documents) - held_out_count(len(documents), held_out)])
 
 
@@ -226,7 +252,16 @@ def held_out_count(documents: int, fraction: float | None) -> int:
     return 0 if fraction is None else min(max(round(documents * fraction), 1), documents - 1)
 
 
-def _write(folder: Path, source: DataSource, tokenizer: Tokenizer, prefix: str, cut: float | None) -> None:
+def write(
+    folder: Path,
+    source: DataSource,
+    tokenizer: Tokenizer,
+    prefix: str = "",
+    cut: float | None = None,
+    may_be_empty: bool = False,
+) -> None:
+    """Fills a folder with the store of a source; see `prepare`. Raises InputError if it has no usable document, unless
+    it `may_be_empty`, as one of many files may be."""
     dtype = next(d for d in (np.uint8, np.uint16, np.uint32) if tokenizer.size - 1 <= np.iinfo(d).max)
     skipped = SkippedRecords()
     lengths = array("q")  # of the parts of the documents
@@ -258,8 +293,8 @@ def _write(folder: Path, source: DataSource, tokenizer: Tokenizer, prefix: str, 
             _append(file, [one for part in parts for one in part], dtype)
             progress.update(task, tokens=file.tell() // np.dtype(dtype).itemsize)
             chunk = following.result()
-    if not lengths:
-        raise _nothing(source, skipped)
+    if not lengths and not may_be_empty:
+        raise nothing_usable(source.name, str(skipped))
     seal(folder, lengths, dtype, source.name, source.parts, str(skipped))
 
 
@@ -271,26 +306,46 @@ def seal(folder: Path, lengths: Sequence[int], dtype: type, source: str, parts: 
       dtype: of the tokens.
       source, parts, skipped: as in `Store.meta`.
     """
-    offsets = np.concatenate([np.zeros(1, np.int64), np.array(lengths, np.int64)]).cumsum()
-    np.save(folder / "offsets.npy", offsets)
-    stored = np.memmap(folder / "tokens.bin", dtype, "r").view(np.ndarray)
+    counted = np.frombuffer(lengths, np.int64) if isinstance(lengths, array) else np.array(lengths, np.int64)
+    offsets = write_offsets(folder, len(counted), (counted[n : n + BLOCK] for n in range(0, len(counted), BLOCK)))
+    empty = not len(counted)  # then nothing can be mapped
+    stored = np.zeros(0, dtype) if empty else np.memmap(folder / "tokens.bin", dtype, "r").view(np.ndarray)
     step = VERIFIED // stored.itemsize
-    checksums = [_checksum(stored[start : start + step]) for start in range(0, len(stored), step)]
+    checksums = [checksum(stored[start : start + step]) for start in range(0, len(stored), step)]
     np.save(folder / "checksums.npy", np.array(checksums, np.uint64))
+    write_meta(folder, source, parts, np.dtype(dtype).name, skipped, offsets)
+
+
+def write_offsets(folder: Path, count: int, lengths: Iterable[np.ndarray]) -> np.ndarray:
+    """Writes `offsets.npy` of `count` parts, whose lengths come in arrays of int64, and maps it: there may be more than
+    memory holds."""
+    with open(folder / "offsets.npy", "wb") as file:
+        header = {"descr": "<i8", "fortran_order": False, "shape": (count + 1,)}
+        np.lib.format.write_array_header_1_0(file, header)
+        total = np.zeros(1, np.int64)
+        total.tofile(file)
+        for some in lengths:
+            ends = some.cumsum() + total
+            ends.tofile(file)
+            total = ends[-1:] if len(ends) else total
+    return np.load(folder / "offsets.npy", mmap_mode="r").view(np.ndarray)
+
+
+def write_meta(
+    folder: Path, source: str, parts: int, dtype: str, skipped: str, offsets: np.ndarray, **more: object
+) -> None:
+    """Writes `meta.json`, whose content `Store.meta` describes, with what an index has more."""
     meta = {
         "source": source,
         "parts": parts,
-        "documents": len(lengths) // parts,
+        "documents": (len(offsets) - 1) // parts,
         "tokens": int(offsets[-1]),
-        "dtype": np.dtype(dtype).name,
+        "dtype": dtype,
         "skipped": skipped,
-        "offsets": _checksum(offsets),
+        "offsets": checksum(offsets),
+        **more,
     }
     (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
-
-
-def _checksum(array: np.ndarray) -> int:
-    return xxhash.xxh3_64_intdigest(array.data)
 
 
 def _usable(records: Iterable[Record | SkippedRecord], skipped: SkippedRecords) -> Iterator[Record]:
@@ -389,5 +444,6 @@ def _without_text(source: DataSource) -> InputError:
     return InputError(f"a tokenizer cannot be made from {source.name!r}, which holds {what}")
 
 
-def _nothing(source: DataSource, skipped: SkippedRecords) -> InputError:
-    return InputError(f"data source {source.name!r} has no usable document: {str(skipped) or 'it is empty'}")
+def nothing_usable(source: str, skipped: str) -> InputError:
+    """What is raised of a source without a usable document."""
+    return InputError(f"data source {source!r} has no usable document: {skipped or 'it is empty'}")

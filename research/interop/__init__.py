@@ -39,9 +39,10 @@ class Source:
         self,
         shardings: Any = None,
         finish: Callable[[str, jax.Array], Mapping[str, jax.Array]] = lambda path, array: {path: array},
+        dtype: str = "float32",
     ) -> Params:
-        """Reads the parameters as float32, each straight to where it belongs; see `mapping.load`."""
-        return mapping.load(self.model, self.names, self.tensors, shardings, finish)
+        """Reads the parameters, each straight to where it belongs; see `mapping.load`."""
+        return mapping.load(self.model, self.names, self.tensors, shardings, finish, dtype)
 
 
 def open(source: str) -> Source:

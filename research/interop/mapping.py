@@ -106,8 +106,9 @@ def load(
     tensors: Mapping[str, Tensor],
     shardings: Any = None,
     finish: Callable[[str, jax.Array], Mapping[str, jax.Array]] = lambda path, array: {path: array},
+    dtype: str = "float32",
 ) -> models.Params:
-    """Foreign tensors as our float32 parameters. One tensor, and a chunk of it as float32, is on the host at a time;
+    """Foreign tensors as our parameters. One tensor, and a chunk of it as float32, is on the host at a time;
     parameters grow on the devices that hold them.
 
     Args:
@@ -116,6 +117,7 @@ def load(
       tensors: of any float type.
       shardings: a tree as of the parameters; None: everything on the first device.
       finish: makes of each parameter, given its path and itself, those that are kept in its place.
+      dtype: of the parameters, a float type.
 
     Raises:
       InputError: if tensors are missing, left over, or of another shape; it names them.
@@ -124,7 +126,7 @@ def load(
     first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     leaves: dict[str, jax.Array] = {}
     for path, parameter in _found(parameters(model, names), names, tensors).items():
-        leaves |= finish(path, _assembled(parameter, tensors, there.get(path, first)))
+        leaves |= finish(path, _assembled(parameter, tensors, there.get(path, first), jnp.dtype(dtype)))
     return models.unflatten(leaves)
 
 
@@ -245,7 +247,7 @@ def _equal(a: np.ndarray, b: np.ndarray) -> bool:
     return a.shape == b.shape and all(np.array_equal(a[i : i + 4096], b[i : i + 4096]) for i in range(0, len(a), 4096))
 
 
-def _assembled(parameter: Parameter, tensors: Mapping[str, Tensor], sharding: Sharding) -> jax.Array:
+def _assembled(parameter: Parameter, tensors: Mapping[str, Tensor], sharding: Sharding, dtype: np.dtype) -> jax.Array:
     """As `jax.make_array_from_callback` would make it from the whole parameter, which is never on the host."""
     indices = sharding.addressable_devices_indices_map(parameter.shape)
     holders: dict[Shape, tuple[Index, list[jax.Device]]] = {}
@@ -257,8 +259,9 @@ def _assembled(parameter: Parameter, tensors: Mapping[str, Tensor], sharding: Sh
     arrays: dict[jax.Device, jax.Array] = {}
     for index, devices in holders.values():
         shape = tuple(part.stop - part.start for part in index)
-        parts = {device: jnp.zeros(shape, jnp.float32, device=device) for device in devices}
+        parts = {device: jnp.zeros(shape, dtype, device=device) for device in devices}
         for start, chunk in _chunks(parameter, tensors, index):
+            chunk = chunk.astype(dtype, copy=False)
             for device, part in parts.items():
                 parts[device] = jax.block_until_ready(_put(part, jax.device_put(chunk, device), start))
         arrays |= parts

@@ -7,7 +7,7 @@ import jax
 
 from research import config
 from research.config import Experiment, validation
-from research.data import sources
+from research.data import corpus, sources
 from research.errors import InputError
 from research.evaluation.tasks import TaskDataset
 from research.runs import initial, run_folder, side_channels, task_questions
@@ -43,7 +43,7 @@ def check(experiment: Experiment, folder: Path, resume_from: int | None = None) 
     provisional = _provisional(experiment, source)
     compiled = compiled_steps(provisional)
     memory.check(provisional, compiled.layout, compiled.state, compiled.frozen)
-    for name in _sources(experiment):
+    for name in corpus.source_names(experiment) if experiment.data.prepared is None else ():
         sources.open_source(name)
     if processes.is_main_process():
         run_folder.check(folder, experiment)
@@ -72,11 +72,3 @@ def _provisional(experiment: Experiment, source: Initial | None) -> Experiment:
     vocabulary = 128 * jax.device_count() if source is None else source.tokenizer.size
     longest = max(experiment.data.length, experiment.data.source_length or 0)
     return replace(experiment, model=config.resolve(experiment.model, vocabulary, longest))
-
-
-def _sources(experiment: Experiment) -> list[str]:
-    """The names of all that is read, each once."""
-    data = experiment.data
-    own = [objective.source for objective in experiment.objectives]
-    names = [data.source if None in own else None, data.held_out, *own]
-    return list(dict.fromkeys(name for name in names if isinstance(name, str)))

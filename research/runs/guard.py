@@ -106,8 +106,10 @@ class Guard:
         if np.isfinite(measured).all():
             said += f"; {', '.join(f'{limit:.4g}' for limit in limits)} are the limits"
         rows, bad = self.corpus.documents(number), np.flatnonzero(~np.isfinite(metrics.rows.losses))
+        if not len(bad):  # then no document is known to be the cause
+            return said + f"; every row of the batch has a finite loss. {self._advice(number + 1)}"
         said += f"; {len(bad)} of {len(rows)} rows have a loss that is not finite"
-        return said + f". {self._advice(number + 1)}. The documents of this batch:\n{_listed(rows, bad)}"
+        return said + f". {self._advice(number + 1)}. The documents of these rows:\n{_listed(rows, bad)}"
 
     def _advice(self, step: int) -> str:
         before = [each for each in self.saved() if each < step]
@@ -122,8 +124,6 @@ def _within(measured: Sequence[float], limits: Sequence[float]) -> bool:
     return bool(np.isfinite(measured).all() and np.less_equal(measured, limits).all())
 
 
-def _listed(rows: Sequence[Any], bad: np.ndarray) -> str:
-    """The rows that are bad, or else the first ones."""
-    chosen = bad if len(bad) else np.arange(len(rows))
+def _listed(rows: Sequence[Any], chosen: np.ndarray) -> str:
     more = f"\n  and {len(chosen) - SHOWN} more" if len(chosen) > SHOWN else ""
     return "\n".join(f"  row {row}: {rows[row]}" for row in chosen[:SHOWN]) + more

@@ -2,42 +2,66 @@
 
 import re
 from functools import partial
+from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
-from research import config, interop, models
+from research import config, interop, models, sharding
 from research.config import Causal, Masked, Model, Objective, SpanCorruption, TextToText
 from research.data import tokenizers
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
 from research.inference.language_model import LanguageModel
 from research.runtime import files
+from research.sharding import Layout
 from research.training import checkpoint
 
+Dtype = Literal["float32", "bfloat16"]
 
-def load(path: str) -> LanguageModel:
+
+def load(path: str, mesh: config.Mesh | None = None, dtype: Dtype = "float32") -> LanguageModel:
     """Loads a run folder (RUN@STEP: a step that is not the last), a Hugging Face folder or hub name (NAME@REVISION:
     another than the main branch), or a GGUF file.
 
+    Args:
+      path: which.
+      mesh: where a model that is larger than a device lies, as `config.Mesh(tensor=8)`: each device reads its own part
+        of each parameter, and scoring and generation are split likewise; None: all of it on one device.
+      dtype: of the parameters on the devices.
+
     Raises:
-      InputError: if it is none of these, is damaged, or has a feature that the stack does not have.
+      InputError: if it is none of these, is damaged, has a feature that the stack does not have, or does not fit the
+        mesh.
     """
     source, (path, step) = path, split_step(path)
     folder = files.expanded(path)
     if (folder / "experiment.json").exists():
         experiment = config.load(folder / "experiment.json")
-        here = SingleDeviceSharding(jax.local_devices()[0])
+        layout = None if mesh is None else sharding.layout(mesh, experiment.model)
         shapes = jax.eval_shape(partial(models.init, experiment.model), jax.random.key(0))
-        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
-        params = checkpoint.restore_params(folder, like, step)
-        return LanguageModel(
-            experiment.model, params, tokenizers.load(str(folder / "tokenizer")), experiment.objectives
-        )
+        here = SingleDeviceSharding(jax.local_devices()[0])
+        shardings = _shardings(experiment.model, layout) or jax.tree.map(lambda _: here, shapes)
+
+        def like(leaf: Any, to: Any) -> jax.ShapeDtypeStruct:  # integers of a quantised base stay what they are
+            kept = dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype
+            return jax.ShapeDtypeStruct(leaf.shape, kept, sharding=to)
+
+        params = checkpoint.restore_params(folder, jax.tree.map(like, shapes, shardings), step)
+        tokenizer = tokenizers.load(str(folder / "tokenizer"))
+        return LanguageModel(experiment.model, params, tokenizer, experiment.objectives, layout)
     if folder.is_dir() and (folder / "checkpoints").exists():
         raise InputError(f"{folder} has checkpoints but no experiment.json: it is not a whole run folder")
-    model, params, tokenizer = interop.load(source)
-    return LanguageModel(model, params, tokenizer, trained_with(model, tokenizer))
+    opened = interop.open(source)
+    layout = None if mesh is None else sharding.layout(mesh, opened.model)
+    params = opened.params(_shardings(opened.model, layout), dtype=dtype)
+    return LanguageModel(opened.model, params, opened.tokenizer, trained_with(opened.model, opened.tokenizer), layout)
+
+
+def _shardings(model: Model, layout: Layout | None) -> Any:
+    """Of each parameter; None: there is no mesh."""
+    return None if layout is None else sharding.parameter_shardings(layout, models.axes(model))
 
 
 def split_step(path: str) -> tuple[str, int | None]:

@@ -6,6 +6,7 @@ A record is a dictionary with a "kind" ("train", "held_out", "tasks", "samples" 
 import json
 import logging
 import os
+import time
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +20,7 @@ from research.runtime import files
 FILE, DAMAGED = "metrics.jsonl", "metrics.damaged.jsonl"
 FORMAT = 2  # 1: without this number and without checksums
 MARK = ', "crc": "'  # ends the content of a line; eight hexadecimal digits of CRC-32 and "} follow
+STORED = 60.0  # seconds after which a file is closed, since a mounted bucket has what is in closed files
 log = logging.getLogger(__name__)
 
 
@@ -103,11 +105,14 @@ class RecordFile:
         self.size = len(text)  # bytes, for JSON is ASCII
         self.pending: list[str] = []
         self.file: TextIO | None = None
+        self.opened = 0.0
 
     def write(self, record: dict[str, Any]) -> None:
         """Appends a record, with those that wait."""
         self.pending.append(encode(record))
         self.flush()
+        if self.file is not None and time.monotonic() - self.opened > STORED:
+            self.store()
 
     def flush(self) -> None:
         """Writes what waits, if that is possible now; says once that it is not, and once that it is again."""
@@ -116,7 +121,7 @@ class RecordFile:
             if self.file is None:
                 if self.path.stat().st_size > self.size:
                     os.truncate(self.path, self.size)  # half a line of an earlier try
-                self.file = self.path.open("a", encoding="utf-8")
+                self.file, self.opened = self.path.open("a", encoding="utf-8"), time.monotonic()
             self.file.write(text)
             self.file.flush()
         except OSError as error:

@@ -16,7 +16,6 @@ import json
 import platform
 import secrets
 import shutil
-import subprocess
 import tempfile
 from dataclasses import replace
 from importlib.metadata import version
@@ -32,7 +31,7 @@ from research.data import cache, json_forms
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
 from research.runs import forms
-from research.runtime import files
+from research.runtime import code_version, files
 
 RESULT_FORMAT = 2  # of result.json; 1: without this number
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -46,6 +45,7 @@ FREE = (
     "logging",
     "data.workers",
     "data.cache",
+    "data.prepared",
     "compilation_cache_dir",
 )
 
@@ -156,12 +156,9 @@ def _check_renames(folder: Path) -> None:
 
 def _facts() -> dict[str, Any]:
     device = jax.devices()[0]
-    commit = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
     return {
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
-        "commit": commit.stdout.strip() or None,
+        "commit": code_version.commit(),
         "hardware": {"kind": device.device_kind, "devices": jax.device_count(), "processes": jax.process_count()},
     }
 

@@ -55,7 +55,8 @@ def _sample(lm: LanguageModel, objective: Objective, ids: list[int]) -> list[tup
         there = f" (there stood {text(asked.start, asked.end)!r})"
         return [(left, GIVEN), (f"[{made}]", MADE), (right, GIVEN), (there, PLAIN)]
     prompt = left.removeprefix(objective.input_prefix)
-    return [(prompt, GIVEN), (str(lm.generate(prompt, CONTINUED, objective=objective.name)), MADE)]
+    between = [("\n→ ", PLAIN)] if objective.separate_texts else []
+    return [(prompt, GIVEN), *between, (str(lm.generate(prompt, CONTINUED, objective=objective.name)), MADE)]
 
 
 def _words(lm: LanguageModel, ids: list[int]) -> list[int]:

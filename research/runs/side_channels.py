@@ -2,8 +2,11 @@
 
 import importlib.util
 import itertools
+import json
 import netrc
 import os
+import platform
+import struct
 import threading
 import time
 from collections import deque
@@ -14,7 +17,9 @@ from typing import Any, Protocol
 from urllib.parse import urlparse
 
 from research import config
+from research.data.crc32c import masked_crc32c
 from research.errors import InputError
+from research.runs import records
 
 KEPT = 10_000  # records that wait for a channel at most; the oldest give way
 RETRY = 5.0  # seconds
@@ -102,37 +107,59 @@ def open_channels(folder: Path, logging: config.Logging, start: int, say: Callab
 
 
 class TensorBoard:
-    """An event file. tensorboardX' own writer has a queue that blocks for ever once its thread has died."""
+    """An event file, closed every `records.STORED` seconds, since a mounted bucket has what is in closed files. (The
+    writer of tensorboardX would begin another file each time, and has a queue that blocks for ever once its thread has
+    died.)"""
 
     def __init__(self, folder: Path, start: int, number: int) -> None:
-        from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto import event_pb2
 
-        self.protocol = event_pb2
+        self.event = event_pb2.Event
         (folder / "tensorboard").mkdir(exist_ok=True)
-        self.file = EventsWriter(str(folder / "tensorboard" / "events"), f".{os.getpid()}.{number}")
+        name = f"events.out.tfevents.{time.time():.0f}.{platform.node()}.{os.getpid()}.{number}"
+        self.path = folder / "tensorboard" / name
+        self.file, self.opened = self.path.open("ab"), time.monotonic()
+        self._append(self.event(wall_time=time.time(), file_version="brain.Event:2"))
         if number == 0:  # what was shown of later steps gives way to what will be
             session = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self.file.write_event(event_pb2.Event(step=start + 1, session_log=session))
+            self._append(self.event(wall_time=time.time(), step=start + 1, session_log=session))
 
     def write(self, step: int, numbers: dict[str, float]) -> None:
-        event = self.protocol.Event(step=step, wall_time=time.time())
+        event = self.event(step=step, wall_time=time.time())
         for name, value in numbers.items():
             event.summary.value.add(tag=name, simple_value=value)
-        self.file.write_event(event)
-        self.file.flush()
+        self._append(event)
 
     def close(self) -> None:
         self.file.close()
 
+    def _append(self, event: Any) -> None:
+        """A record as TFRecord has it."""
+        data = event.SerializeToString()
+        length = struct.pack("<Q", len(data))
+        checksums = [struct.pack("<I", masked_crc32c(part)) for part in (length, data)]
+        if time.monotonic() - self.opened > records.STORED:
+            self.file.close()
+            self.file, self.opened = self.path.open("ab"), time.monotonic()
+        self.file.write(length + checksums[0] + data + checksums[1])
+        self.file.flush()
+
 
 class WeightsAndBiases:
-    """A run of the same name in a project."""
+    """The run in a project, by the identity that its folder has, with its resolved experiment."""
 
     def __init__(self, folder: Path, project: str) -> None:
         import wandb
 
-        self.run: Any = wandb.init(project=project, name=folder.name, dir=str(folder), resume="allow", id=folder.name)
+        stored = json.loads((folder / "experiment.json").read_text(encoding="utf-8"))
+        self.run: Any = wandb.init(
+            project=project,
+            name=folder.name,
+            id=stored.get("run") or folder.name,  # the name alone may be that of another run of the project
+            config=stored["experiment"],
+            dir=str(folder),
+            resume="allow",
+        )
 
     def write(self, step: int, numbers: dict[str, float]) -> None:
         self.run.log(numbers, step=step)

@@ -39,11 +39,11 @@ def train(
         checked = checks.check(experiment, folder, resume_from)
         with owned(folder, lambda text: console.print(Text(text))) if main else nullcontext() as owner:
             run = prepared.prepare(checked, folder, console)
-            state, progress = start(run, checked)
+            state, progress, saved = start(run, checked)
             experiment, first, last = run.experiment, int(state.step), run.experiment.schedule.steps
             clock = Clock(began, records.read(folder / records.FILE), first)
             with (
-                Checkpointing(run, owner) as checkpoints,
+                Checkpointing(run, owner, first) as checkpoints,
                 Log(folder, experiment.logging, first, last, console, clock, keeps=main) as log,
                 Tracer(folder, traced if main else range(0)) as tracer,
                 processes.ending_at_once(),  # the last save of a process alone would wait for the others
@@ -54,7 +54,7 @@ def train(
                 clock.spent["starting"] += time.monotonic() - began
                 if main and first < last:
                     run_folder.drop_result(folder)
-                log.print(f"{folder}: {models.size(state.params):,} parameters, from step {first:,}")
+                log.print(f"{folder}: {models.size(state.params):,} parameters, from step {first:,}{saved}")
                 rows = run.compiled.layout.rows(experiment.data.batch)
                 with stopping.notices() as asked_to_stop, run.corpus.loader(first, last, rows) as loader:
                     for number, host_batch in meter.waiting(loader):
@@ -64,12 +64,15 @@ def train(
                         meter.note(number, report)  # reads the metrics of the step before
                         done, stop = number + 1, asked_to_stop(number + 1)
                         save = checkpoints.due(done) or stop is not None
+                        locally = not save and checkpoints.due_locally(done)
                         due = evaluators.due(done, save and stop is None)
-                        if due or save:
+                        if due or save or locally:
                             meter.catch_up()  # so nothing is saved after a bad step
                             evaluators.evaluate(due, done, state.params)
                             if save:
                                 checkpoints.save(state, batch, meter, evaluators.loss(due))
+                            if locally:
+                                checkpoints.save_locally(state, batch, meter)
                             if stop is not None:
                                 checkpoints.stop(stop, meter, done)
                             meter.pause()

@@ -94,6 +94,11 @@ def steps(run: Path) -> list[int]:
     return sorted(found.step for found in ocp.path.step.standard_name_format().find_all((run / FOLDER).absolute()))
 
 
+def saved_at(run: Path, step: int) -> float:
+    """When a checkpoint was saved, as `time.time()`."""
+    return (run / FOLDER / str(step)).stat().st_mtime
+
+
 def read_progress(run: Path, step: int) -> dict[str, Any]:
     """What `save` was given. Raises InputError if the checkpoint is damaged or another run's."""
     return _checked(run, step, steps(run)).get("progress", {})
@@ -195,7 +200,7 @@ def _advice(folder: Path, step: int, there: list[int]) -> str:
     return f"delete {folder} to resume from step {earlier[-1]}" if earlier else "there is no earlier one"
 
 
-def _identity(run: Path) -> str | None:
+def identity(run: Path) -> str | None:
     """Of the run that a folder holds; None: it is older than such identities, or holds checkpoints alone."""
     path = run / "experiment.json"
     return json.loads(path.read_bytes()).get("run") if path.exists() else None
@@ -204,7 +209,7 @@ def _identity(run: Path) -> str | None:
 def _manifest(run: Path, step: int, progress: dict[str, Any]) -> dict[str, Any]:
     content = {
         "format": FORMAT,
-        "run": _identity(run),
+        "run": identity(run),
         "step": step,
         "processes": jax.process_count(),
         "progress": progress,
@@ -219,11 +224,11 @@ def _crc(content: dict[str, Any]) -> int:
 def _checked(run: Path, step: int, there: list[int]) -> dict[str, Any]:
     """The manifest of a checkpoint; {} in a run that is older than manifests. Raises InputError if it is damaged, has
     another format, or is of another run."""
-    folder, identity = (run / FOLDER / str(step)).absolute(), _identity(run)
+    folder, of_run = (run / FOLDER / str(step)).absolute(), identity(run)
     path = folder / MANIFEST / "metadata"
     advice = _advice(folder, step, there)
     if not path.exists():
-        if identity is None:
+        if of_run is None:
             return {}
         raise InputError(f"the checkpoint of step {step} is damaged: {MANIFEST} is missing; {advice}")
     try:
@@ -234,10 +239,10 @@ def _checked(run: Path, step: int, there: list[int]) -> dict[str, Any]:
         raise InputError(f"the checkpoint of step {step} is damaged: {MANIFEST}: {error}; {advice}") from error
     if content["format"] != FORMAT:
         raise InputError(f"{folder} has format {content['format']}; this version reads 1 and {FORMAT}")
-    if content["run"] != identity or content["step"] != step:
+    if content["run"] != of_run or content["step"] != step:
         raise InputError(
             f"{folder} is the checkpoint of step {content['step']} of another run ({content['run']}, and not "
-            f"{identity}); {advice}"
+            f"{of_run}); {advice}"
         )
     return content
 

@@ -1,5 +1,4 @@
 import json
-import logging
 import subprocess
 import sys
 
@@ -97,16 +96,22 @@ def test_ids_outside_the_vocabulary_are_an_error_with_their_place(tmp_path):
     assert list((tmp_path / "cache").glob("[!.]*")) == []
 
 
-def test_what_is_skipped_is_counted_by_kind_with_the_first_places(lines, tmp_path, caplog):
+def test_what_is_skipped_is_counted_by_kind_with_the_first_places(lines, tmp_path):
     source = lines("good", "", *[" "] * 7, "fine")
     (tmp_path / "x.jsonl").open("a").write("{broken\n")
-    with caplog.at_level(logging.WARNING):
-        prepared = store.prepare(source, BYTES, tmp_path)
+    prepared = store.prepare(source, BYTES, tmp_path)
     assert decoded(prepared) == ["good", "fine"]
     found = store.prepare(source, BYTES, tmp_path)  # in the cache
-    for said in (caplog.text, prepared.skipped, found.skipped):
+    for said in (prepared.skipped, found.skipped):
         assert "8 x empty document" in said and "1 x broken JSON" in said
         assert "x.jsonl:2, " in said and "x.jsonl:6, …" in said and "x.jsonl:7" not in said
+
+
+def test_a_missing_field_is_said_with_those_there_are(lines, tmp_path):
+    lines("good", "fine")
+    source = sources.open_source(f"jsonl:{tmp_path}/x.jsonl#txt")
+    with pytest.raises(InputError, match=r"2 x no field 'txt'; it has 'text' \(.*x\.jsonl:1, .*x\.jsonl:2\)"):
+        store.prepare(source, BYTES, tmp_path / "cache")
 
 
 def test_a_text_that_gives_no_token_is_skipped(lines, tmp_path):
