@@ -3,13 +3,13 @@
   abilities:NAME-SIZE[*RATE][,NAME-SIZE[*RATE]…]#COUNT        COUNT documents, each a question with its answer
   ability_pairs:NAME-SIZE[*RATE][,…]#COUNT                    the same as pairs of a question and an answer
 
-RATE is how often an ability comes, relative to the others (1). `abilities:addition-3,recall-8*2#100000` is a source like
-any other: an objective reads it beside text, at the objective's own rate, as documents (causal, masked, prefix, span
-corruption) or as pairs (text to text, instruction).
+RATE is how often an ability comes, relative to the others (1). `abilities:addition-3,recall-8*2#100000` is a source
+like any other: an objective reads it beside text, at the objective's own rate, as documents (causal, masked, prefix,
+span corruption) or as pairs (text to text, instruction).
 
-SIZE is the largest that training shows; a training question has any size up to it. An eighth of all questions, chosen by
-a hash, never appears in a training stream, whatever its abilities and rates: `held_out_questions` are those, at exactly
-their SIZE. So a test asks for unseen operands, and with a larger SIZE than that of the stream for unseen lengths.
+SIZE is the largest that training shows; a training question has any size up to it. An eighth of all questions, chosen
+by a hash, never appears in a training stream, whatever its abilities and rates: `held_out_questions` are those, at
+exactly their SIZE. So a test asks for unseen operands, and with a larger SIZE than the stream's for unseen lengths.
 
 The abilities, and what SIZE counts:
   addition         digits of each number: 47+58=105; neither a+b nor b+a of a test is in training
@@ -26,7 +26,7 @@ The abilities, and what SIZE counts:
   counterfactual   what was seen tells how the world is; there, what if a variable had been another? Wb=a,c=-b;c0~b0?c=1
   hashing          letters, of which the answer is a hash: Habcd=7. No model can learn it: a control
 
-The last but one three are the rungs of the ladder of causation (Pearl and Mackenzie 2018).
+Association, intervention and counterfactual are the rungs of the ladder of causation (Pearl and Mackenzie 2018).
 """
 
 import hashlib

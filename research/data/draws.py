@@ -1,4 +1,4 @@
-"""Random choices that are the same on every machine and in every version of Python, for data that is made on the spot."""
+"""Random choices that are the same on every machine and in every version of Python, for data made on the spot."""
 
 import random
 from collections.abc import Callable, Sequence
