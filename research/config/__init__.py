@@ -14,7 +14,19 @@ from research.config.experiment import (
     Schedule,
     Step,
 )
-from research.config.model import MLP, Attention, Embedding, Head, Lora, Model, Norm, Positions, RopeScaling, resolve
+from research.config.model import (
+    MLP,
+    Attention,
+    Embedding,
+    Head,
+    Lora,
+    Model,
+    Mup,
+    Norm,
+    Positions,
+    RopeScaling,
+    resolve,
+)
 from research.config.storage import from_dict, load, save, to_dict, typed
 from research.config.tree import field_paths, get_field, replace_fields
 from research.objectives import Causal, Instruction, Masked, Objective, Prefix, SpanCorruption, TextToText
@@ -36,6 +48,7 @@ __all__ = [
     "Masked",
     "Mesh",
     "Model",
+    "Mup",
     "Norm",
     "Objective",
     "Optimizer",

@@ -120,6 +120,27 @@ class Lora:
 
 
 @dataclass(frozen=True)
+class Mup:
+    """Maximal update parametrisation (Yang et al. 2022, arXiv 2203.03466, table 8): what is tuned at the base width
+    holds at every width. With m = width / base_width, and for Adam and Lion:
+
+      kernels between layers     initial variance / m, learning rate / m
+      output layer, tied or not  logits / m, initial variance and learning rate as they are
+      all else                   as it is: embeddings, positions, norms and biases
+      query-key products         times base_head_width ** 0.5 / head_width instead of head_width ** -0.5
+      weight decay               learning rate * weight_decay for all, not divided by m: what is decayed is the same
+
+    A model of the base width is the one without muP. The MLP's width, and the product of heads and their width, must
+    grow as the width does. Table 8, not table 3, because it allows tied embeddings. Depth-aware descendants (Yang et
+    al. 2023, arXiv 2310.02244; Dey et al. 2025, arXiv 2505.01618) also scale what a layer adds by its depth, which
+    matters where depth grows: ladders here grow in width at one depth. Unit scaling (Blake et al. 2024, arXiv
+    2407.17465) is for formats of 8 bits, which are not used here."""
+
+    base_width: int = 128  # the width at which everything was tuned
+    base_head_width: int = 0  # width of its heads; 0: as here
+
+
+@dataclass(frozen=True)
 class Model:
     """One Transformer. `research/models/families.py` has the published settings by name."""
 
@@ -137,6 +158,7 @@ class Model:
     shared_layers: bool = False  # all blocks of a stack are one, applied `depth` times (ALBERT)
     dropout: float = 0.0  # rate on the embeddings and on what each layer adds to the residual stream
     initial_scale: float | None = 0.02  # standard deviation of the initial kernels; None: fan_in ** -0.5
+    mup: Mup | None = None  # hyperparameters hold across widths; None: the standard parametrisation
     lora: Lora | None = None  # low-rank adapters; with them, nothing else is trained
     # of the layers' kernels; below 32 they are integers in scaled blocks, and need adapters
     quantization_bits: Literal[32, 8, 4] = 32
@@ -151,12 +173,18 @@ class Model:
         """Whether training needs random numbers."""
         return self.dropout > 0 or self.attention.dropout > 0
 
+    @property
+    def width_ratio(self) -> float:
+        """By what muP divides (see `Mup`); 1 in the standard parametrisation."""
+        return 1.0 if self.mup is None else self.width / self.mup.base_width
+
 
 def resolve(model: Model, vocabulary: int, length: int) -> Model:
     """Fills every 0 of a model that follows from the others: `vocabulary` is the tokenizer's size, `length` the
     longest row."""
     attention, mlp, positions = model.attention, model.mlp, model.positions
     head_width = attention.head_width or model.width // attention.heads
+    base_head_width = (model.mup and model.mup.base_head_width) or head_width
     return replace(
         model,
         vocabulary=model.vocabulary or -(-vocabulary // 128) * 128,
@@ -164,7 +192,7 @@ def resolve(model: Model, vocabulary: int, length: int) -> Model:
             attention,
             kv_heads=attention.kv_heads or attention.heads,
             head_width=head_width,
-            scale=attention.scale or head_width**-0.5,
+            scale=attention.scale or head_width**-0.5 * (base_head_width / head_width) ** 0.5,
         ),
         mlp=replace(mlp, width=mlp.width or 4 * model.width),
         positions=replace(

@@ -78,6 +78,8 @@ RANGES = {
     "model.attention.dropout": Range(0, 1, ")"),
     "model.initial_scale": Range(0, 100),
     "model.embedding.initial_scale": Range(0, 100),
+    "model.mup.base_width": Range(1, 2**20),
+    "model.mup.base_head_width": Range(0, 2**16),
     "model.lora.rank": Range(1, 2**16),
     "model.lora.alpha": Range(0, 1e6, "("),
     "model.unroll": Range(1, 10_000),

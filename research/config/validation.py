@@ -122,6 +122,11 @@ def _wrong_together(experiment: Experiment) -> list[str]:
             "their values",
         ),
         (
+            model.mup is None or experiment.optimizer.name in ("adamw", "lion"),
+            "model.mup",
+            f"its learning rates are those of optimizer.name adamw and lion, not {experiment.optimizer.name}",
+        ),
+        (
             attention.implementation != "cudnn" or experiment.step.compute_dtype == "bfloat16",
             "model.attention.implementation",
             "cudnn computes in 16 bits; set step.compute_dtype to bfloat16",

@@ -10,6 +10,8 @@
                                           precedes it (`chat.py`)
   tokens:GLOB[#DTYPE]                     integers: every .npy of shape [n] and every other file (raw numbers, uint16 if
                                           DTYPE is not given) is a document, an .npy of shape [documents, n] has many
+  abilities:NAME-SIZE[*RATE][,…]#COUNT    questions with their answers, made on the spot (`abilities.py`)
+  ability_pairs:NAME-SIZE[*RATE][,…]#COUNT  the same as pairs
 
 Files are local or in a bucket (`gs://…`); text and JSON lines may be compressed (.gz, .bz2, .xz, .zst). A path that is
 a file is that file, whatever characters it has; else `*`, `?` and `[…]` are a pattern. Records that cannot be used come
@@ -22,7 +24,7 @@ from typing import Any
 
 import fsspec
 
-from research.data import python_docs, readers
+from research.data import abilities, python_docs, readers
 from research.data.readers import FORMS, StoredFile
 from research.data.records import DataSource, Record, SkippedRecord, SourceFile, checked, version
 from research.errors import InputError, requires
@@ -37,6 +39,8 @@ def open_source(name: str) -> DataSource:
     form_name, _, rest = name.partition(":")
     if name == "python-docs":
         return DataSource(name, 1, (SourceFile(name, 0, python_docs.fingerprint(), _python_docs),))
+    if form_name in abilities.FORMS:
+        return abilities.open_abilities(name)
     if form_name == "tfds":
         with requires("tfds", "a prepared dataset"):
             from research.data import tfds_source  # takes seconds to import
@@ -70,7 +74,8 @@ def _arguments(rest: str, counts: tuple[int, ...]) -> tuple[str, tuple[str, ...]
 def _unknown(name: str) -> InputError:
     usages = [form.usage for form in FORMS.values()]
     return InputError(
-        f"data source {name!r} is none of python-docs, {', '.join(usages)}, tfds:NAME/CONFIG:SPLIT[#FIELD[,FIELD2]]"
+        f"data source {name!r} is none of python-docs, {', '.join(usages)}, tfds:NAME/CONFIG:SPLIT[#FIELD[,FIELD2]], "
+        "abilities:NAME-SIZE[*RATE][,…]#COUNT, ability_pairs:NAME-SIZE[*RATE][,…]#COUNT"
     )
 
 

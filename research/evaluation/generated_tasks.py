@@ -1,51 +1,16 @@
 """Tasks that need no file: records made on the spot, the same ones on every machine (except `python_docs`, which reads
 what this Python carries). Wrong options have the length of the right one, so that length gives nothing away."""
 
-import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial, wraps
-from pathlib import Path
 from typing import Any
 
-from research.data import python_docs
+from research.data import abilities, python_docs
+from research.data.draws import OPTIONS, WORDS, Draw
 from research.errors import InputError
 
-WORDS = tuple((Path(__file__).parent / "tasks" / "words.txt").read_text(encoding="utf-8").split())
-OPTIONS = 4
 MOST = {"count": 1_000_000, "digits": 100, "length": 1000}  # of the arguments
-
-
-class Draw:
-    """Random choices made of `random.Random.random` alone, the one method whose sequence Python guarantees."""
-
-    def __init__(self, *key: Any) -> None:
-        self._random = random.Random("/".join(map(str, key)))
-
-    def below(self, stop: int) -> int:
-        """An integer from 0 to `stop` - 1."""
-        return int(self._random.random() * stop)
-
-    def one(self, items: Sequence[Any]) -> Any:
-        return items[self.below(len(items))]
-
-    def sample(self, items: Sequence[Any], count: int) -> list[Any]:
-        """`count` of the items, in random order."""
-        left = list(items)
-        return [left.pop(self.below(len(left))) for _ in range(count)]
-
-    def shuffled(self, text: str) -> str:
-        return "".join(self.sample(text, len(text)))
-
-    def options(self, right: Any, wrong: Callable[[], Any]) -> dict[str, Any]:
-        """`right` at a random place among different wrong options."""
-        others: list[Any] = []
-        while len(others) < OPTIONS - 1:
-            other = wrong()
-            if other != right and other not in others:
-                others.append(other)
-        gold = self.below(OPTIONS)
-        return {"options": [*others[:gold], right, *others[gold:]], "gold": gold}
 
 
 def arithmetic(operation: str, digits: int, count: int) -> list[dict[str, Any]]:
@@ -143,6 +108,17 @@ def docs_words(place: str, count: int) -> list[dict[str, Any]]:
     return [{**one, **draw.options(one["word"], partial(draw.one, by_length[len(one["word"])]))} for one in chosen]
 
 
+def ability(name: str, size: int, count: int) -> list[dict[str, Any]]:
+    """Questions of an ability (`research/data/abilities.py`) that no training stream has: `question`, and options of
+    which one is right."""
+    draw = Draw("ability", name, size, "options")
+    known = abilities.find(name, size)
+    return [
+        {"question": one.text, **draw.options(one.answer, partial(known.wrong, draw, one.answer), known.options)}
+        for one in abilities.held_out_questions(name, size, count)
+    ]
+
+
 def _bounded(function: Callable[..., list[dict[str, Any]]]) -> Callable[..., list[dict[str, Any]]]:
     """The generator with its numbers checked first."""
 
@@ -159,5 +135,5 @@ def _bounded(function: Callable[..., list[dict[str, Any]]]) -> Callable[..., lis
 
 GENERATORS: dict[str, Callable[..., list[dict[str, Any]]]] = {
     function.__name__: _bounded(function)
-    for function in (arithmetic, modular, unscramble, reversal, copying, docs_words)
+    for function in (arithmetic, modular, unscramble, reversal, copying, docs_words, ability)
 }

@@ -41,8 +41,8 @@ def initial_deviation(config: Model, fan_in: int, residual: bool = False) -> flo
     """The standard deviation of an initial kernel."""
     if config.initial_scale is None:
         return fan_in**-0.5
-    # so that the variance of the stream does not grow with depth (GPT-2)
-    return config.initial_scale / (math.sqrt(2 * config.depth) if residual else 1)
+    # so that the variance of the stream does not grow with depth (GPT-2), nor with width (muP)
+    return config.initial_scale / (math.sqrt(2 * config.depth) if residual else 1) / math.sqrt(config.width_ratio)
 
 
 def _is_adapted(config: Model, path: tuple[str, ...]) -> bool:

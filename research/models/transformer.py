@@ -53,7 +53,8 @@ class Transformer(nn.Module):
             self.head_norm = Norm(config.norm)
         if not config.head.tied:
             features = narrow if config.head.transform else width
-            output = nn.initializers.normal(initial_deviation(config, features))
+            # in muP that of the base width, and the logits are divided instead
+            output = nn.initializers.normal(initial_deviation(config, features) * config.width_ratio**0.5)
             self.output = parameter(self, "output", output, (features, config.vocabulary), ("embed", "vocab"))
         if config.head.bias:
             zeros = nn.initializers.zeros
@@ -95,10 +96,10 @@ class Transformer(nn.Module):
 
     def to_features(self, x: Float[Array, "... width"]) -> Float[Array, "... width"]:
         """What is multiplied with the output layer, from what the last layer and its norm make."""
-        head = self.config.head
+        head, scale = self.config.head, self.config.head.logits_scale / self.config.width_ratio
         if head.transform:
             x = self.head_norm(ACTIVATIONS[self.config.mlp.activation](self.head_transform(x)))
-        return x * head.logits_scale if head.logits_scale != 1 else x
+        return x * scale if scale != 1 else x
 
     def _embed(self, tokens: Array, positions: Array) -> Array:
         config = self.config

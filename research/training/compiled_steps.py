@@ -38,7 +38,7 @@ def compiled_steps(experiment: Experiment, devices: Sequence[jax.Device] | None 
     schedule = optimizer.schedule(experiment.schedule, experiment.optimizer.learning_rate)
     frozen = partition.frozen(experiment)
     trained_axes, _ = partition.partition(models.axes(experiment.model), frozen)
-    update = optimizer.optimizer(experiment.optimizer, schedule, trained_axes)
+    update = optimizer.optimizer(experiment.optimizer, schedule, trained_axes, experiment.model.width_ratio)
     return CompiledSteps(
         layout=layout,
         schedule=schedule,

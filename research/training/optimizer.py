@@ -54,7 +54,9 @@ def schedule(schedule: config.Schedule, peak: float) -> optax.Schedule:
     return lambda step: whole(step + 1)
 
 
-def optimizer(config: config.Optimizer, schedule: optax.Schedule, axes: Any) -> optax.GradientTransformation:
+def optimizer(
+    config: config.Optimizer, schedule: optax.Schedule, axes: Any, width_ratio: float = 1.0
+) -> optax.GradientTransformation:
     """The update of each step: clip, scale by the optimizer's own rule, decay, and multiply by the learning rate.
 
     Decay is decoupled and multiplied by the learning rate for every optimizer alike (optax's own `adafactor` would not
@@ -65,11 +67,12 @@ def optimizer(config: config.Optimizer, schedule: optax.Schedule, axes: Any) -> 
       config: which, and its constants; `learning_rate` is in `schedule`.
       schedule: learning rate by step.
       axes: logical axes of each parameter, a tree of tuples.
+      width_ratio: by what the updates of kernels between layers are divided (`Model.width_ratio`), before they decay.
     """
     decays = jax.tree.map(is_matrix, axes, is_leaf=_is_axes)
     return optax.chain(
         optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
-        _rule(config, axes),
+        _rule(config, axes) if width_ratio == 1 else optax.chain(_rule(config, axes), _slower(axes, width_ratio)),
         optax.add_decayed_weights(config.weight_decay, mask=decays),
         optax.scale_by_learning_rate(schedule),
     )
@@ -95,6 +98,14 @@ def _rule(config: config.Optimizer, axes: Any) -> optax.GradientTransformation:
             dimensions = jax.tree.map(_muon_dimensions, axes, is_leaf=_is_axes)
             labels = jax.tree.map(lambda each: "adamw" if each is None else "muon", dimensions, is_leaf=_is_dimensions)
             return optax.partition({"muon": _muon(config, dimensions), "adamw": adam}, labels)
+
+
+def _slower(axes: Any, width_ratio: float) -> optax.GradientTransformation:
+    """Divides the updates of kernels between layers (muP; see `config.Mup`)."""
+    factors = jax.tree.map(
+        lambda each: 1.0 if _muon_dimensions(each) is None else 1 / width_ratio, axes, is_leaf=_is_axes
+    )
+    return optax.stateless(lambda updates, _: jax.tree.map(lambda update, by: update * by, updates, factors))
 
 
 def _muon(config: config.Optimizer, dimensions: Any) -> optax.GradientTransformation:

@@ -7,14 +7,26 @@ from typing import Any, get_args, get_origin, get_type_hints
 import pytest
 
 from research import config
-from research.config import Causal, Data, Experiment, Lora, Model, Optimizer, Positions, RopeScaling, Schedule, Step
+from research.config import (
+    Causal,
+    Data,
+    Experiment,
+    Lora,
+    Model,
+    Mup,
+    Optimizer,
+    Positions,
+    RopeScaling,
+    Schedule,
+    Step,
+)
 from research.config.ranges import RANGES, Range, out_of_range
 from research.config.validation import validate
 from research.errors import InputError
 
 OBJECTIVES = (Causal(), config.Masked(), config.SpanCorruption(), config.Prefix(), config.TextToText())
 EVERYTHING = Experiment(
-    model=Model(positions=Positions(scaling=RopeScaling()), lora=Lora()),
+    model=Model(positions=Positions(scaling=RopeScaling()), lora=Lora(), mup=Mup()),
     objectives=OBJECTIVES,
 )
 
