@@ -40,7 +40,10 @@ def merged(folder: Path, model: Model, names: Names, tensors: Mapping[str, Tenso
     out = {canonical(names, name, known): tensor for name, tensor in tensors.items()}
     pairs: dict[str, dict[str, Tensor]] = {}
     for full, tensor in safetensors.open_file(folder / FILE).items():
-        name = full.removeprefix(ROOT).replace(".base_layer.", ".")  # as a trained bias of a linear map is called
+        if ".original_module." in full:  # what `modules_to_save` has taken the place of
+            continue
+        # the first is how a trained bias of a linear map is called, the second the same in `modules_to_save`
+        name = full.removeprefix(ROOT).replace(".base_layer.", ".").replace(".modules_to_save.", ".")
         module, _, letter = name.removesuffix(".weight").rpartition(".lora_")
         if module and letter in ("A", "B"):
             pairs.setdefault(module, {})[letter] = tensor

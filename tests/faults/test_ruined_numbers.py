@@ -83,7 +83,8 @@ def test_a_skipped_step_leaves_parameters_and_optimizer_as_they_were(small, tmp_
 
 
 def test_too_many_in_a_row_end_the_run(small, tmp_path, poisoned):
-    with pytest.raises(Diverged, match=r"2 steps in a row had to be skipped; the last one: step 7: (.|\n)*text\.txt"):
+    said = r"2 steps in a row had to be skipped; the last one: step 7: .* norm nan .* every row .* has a finite loss"
+    with pytest.raises(Diverged, match=said):
         train(longer(small, policy="skip", in_a_row=1), tmp_path, quiet())
     assert checkpoint.steps(tmp_path) == [4]
 
