@@ -2,7 +2,7 @@
 
 | files | what is read |
 | --- | --- |
-| `tokenizer.json` | as it is |
+| `tokenizer.json` | as it is, but for what the classes of BERT, GPT-2 and Qwen 2 take from `tokenizer_config.json` |
 | `encoder.json` and `vocab.bpe`, `vocab.json` and `merges.txt` | byte pairs, with the words of the tokenizer's class |
 | `vocab.txt` | WordPiece, as BERT |
 | one `*.model` alone | sentencepiece, by its own library |
@@ -13,6 +13,7 @@ Beside them: `tokenizer_config.json` (roles, added tokens, template), `special_t
 of the files says is that of the `model_type` in `config.json`.
 """
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,8 @@ def read(path: Path) -> dict[str, Any] | None:
       InputError: if a file is damaged, the files contradict each other, or the tokenizer's class is not supported.
     """
     if (file := find(path, "tokenizer.json")) is not None:
-        return fields(HuggingFace.read(file), beside(path))
+        folder = beside(path)
+        return fields(_as_class(HuggingFace.read(file), folder, file), folder)
     for vocabulary, merges in (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt")):
         for prefix in ("", "gpt2_"):
             one, other = find(path, prefix + vocabulary), find(path, prefix + merges)
@@ -119,6 +121,26 @@ def read(path: Path) -> dict[str, Any] | None:
     assert file is not None
     alone = not (folder.added or (path / "tokenizer_config.json").exists() or folder.kind == "T5Tokenizer")
     return None if alone else fields(_from_sentencepiece(folder, file), folder)
+
+
+def _as_class(backend: HuggingFace, folder: Folder, file: Path) -> HuggingFace:
+    """With what a class makes anew from `tokenizer_config.json`, whatever `tokenizer.json` says: BERT's the letters that
+    are made small, GPT-2's and Qwen 2's a space before the text."""
+    text, config = backend.tokenizer.to_str(), folder.config
+    stored = json.loads(text)
+    normalizer = stored.get("normalizer") or {}
+    if folder.kind == "BertTokenizer" and normalizer.get("type") == "BertNormalizer":
+        normalizer |= {
+            "lowercase": bool(config.get("do_lower_case", True)),
+            "strip_accents": config.get("strip_accents"),
+            "handle_chinese_chars": bool(config.get("tokenize_chinese_chars", True)),
+        }
+    if folder.kind in ("GPT2Tokenizer", "Qwen2Tokenizer") and config.get("add_prefix_space") is not None:
+        splitter = stored.get("pre_tokenizer") or {}
+        for part in splitter.get("pretokenizers", [splitter]):
+            if part.get("type") == "ByteLevel":
+                part["add_prefix_space"] = bool(config["add_prefix_space"])
+    return backend if stored == json.loads(text) else HuggingFace.parse(json.dumps(stored), file)
 
 
 def fields(backend: HuggingFace, folder: Folder) -> dict[str, Any]:

@@ -122,6 +122,37 @@ def test_vocabulary_and_merges_are_read_by_their_class(tmp_path, kind):
         tokenizers.load(str(tmp_path))
 
 
+@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize("config", [{}, {"do_lower_case": True}, {"do_lower_case": False, "strip_accents": True}])
+def test_the_class_of_bert_says_which_letters_are_made_small(tmp_path, stored, config):
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "play", "Play", "##ing", "the", "The", "ete", *"abcdefghT"]
+    made = library.Tokenizer(library.models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    made.normalizer = library.normalizers.BertNormalizer(lowercase=stored)
+    made.pre_tokenizer, made.decoder = library.pre_tokenizers.BertPreTokenizer(), library.decoders.WordPiece()
+    made.add_special_tokens(pieces[:5])
+    framed = [("[CLS]", 2), ("[SEP]", 3)]
+    made.post_processor = library.processors.TemplateProcessing(["[CLS]", "$A", "[SEP]"], special_tokens=framed)
+    made.save(str(tmp_path / "tokenizer.json"))
+    for kind in ("BertTokenizer", "BertTokenizerFast", "PreTrainedTokenizerFast"):
+        put(tmp_path, tokenizer_config={"tokenizer_class": kind, "unk_token": "[UNK]", **config})
+        ours, theirs = both(tmp_path)
+        for text in ("The Playing", "the playing", "été a B"):
+            assert [2, *ours.encode(text), 3] == theirs(text).input_ids, (kind, text)
+
+
+@pytest.mark.parametrize("prefix", [True, False, None])
+def test_a_space_before_the_text_is_of_the_config(tmp_path, prefix):
+    made = library.Tokenizer(library.models.BPE())
+    made.pre_tokenizer, made.decoder = library.pre_tokenizers.ByteLevel(False), library.decoders.ByteLevel()
+    trainer = library.trainers.BpeTrainer(vocab_size=400, special_tokens=["<|endoftext|>"], show_progress=False)
+    made.train_from_iterator(LINES, trainer)
+    made.save(str(tmp_path / "tokenizer.json"))
+    put(tmp_path, tokenizer_config={"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": bool(prefix)})
+    if prefix is None:
+        put(tmp_path, tokenizer_config={"tokenizer_class": "GPT2Tokenizer"})
+    check(tmp_path)
+
+
 @pytest.mark.parametrize("config", [{}, {"unk_token": "[UNK]"}, {"cls_token": "[CLS]", "sep_token": "[SEP]"}])
 def test_roles_follow_from_the_post_processor(tmp_path, config):
     """As of llama.cpp#24428: whatever `tokenizer_config.json` names, a text begins and ends as in transformers."""

@@ -9,6 +9,7 @@ import pytest
 
 from research import models
 from research.config import Lora
+from research.errors import InputError
 from research.interop import peft
 from research.models import adapters
 
@@ -45,3 +46,12 @@ def test_peft_loads_what_is_written(tmp_path, name, lora):
         got = peers.outputs(loaded, batch).numpy()
     assert np.abs(got - before).max() > 0.05 * np.abs(before).max()
     np.testing.assert_allclose(got, ours, atol=1e-4 * np.abs(ours).max())
+
+
+@pytest.mark.parametrize("name", ["pythia", "gptj", "cohere"])
+def test_rows_that_are_ordered_otherwise_are_refused(tmp_path, name):
+    plain, _, params = peers.ours(peers.peer(name))
+    model = replace(plain, lora=LORA)
+    leaves = models.flatten(params) | adapters.create(model, jax.random.key(0))
+    with pytest.raises(InputError, match="orders its rows otherwise"):
+        peft.write(tmp_path / "adapter", model, models.unflatten(leaves), "the/base")

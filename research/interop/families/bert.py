@@ -88,6 +88,7 @@ ROBERTA = replace(
     BERT,
     model_type="roberta",
     architecture="RobertaForMaskedLM",
+    fields=tuple((ours, key, 50_265 if key == "vocab_size" else default) for ours, key, default in FIELDS),
     names=lambda model: ROBERTA_NAMES,
     read=lambda config: {"positions.offset": (1 if config.get("pad_token_id") is None else config["pad_token_id"]) + 1},
     write=lambda model: {"pad_token_id": model.positions.offset - 1},
