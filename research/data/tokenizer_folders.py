@@ -124,8 +124,8 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def _as_class(backend: HuggingFace, folder: Folder, file: Path) -> HuggingFace:
-    """With what a class makes anew from `tokenizer_config.json`, whatever `tokenizer.json` says: BERT's the letters that
-    are made small, GPT-2's and Qwen 2's a space before the text."""
+    """With what a class makes anew from `tokenizer_config.json`, whatever `tokenizer.json` says: BERT's the letters
+    that are made small, GPT-2's and Qwen 2's a space before the text."""
     text, config = backend.tokenizer.to_str(), folder.config
     stored = json.loads(text)
     normalizer = stored.get("normalizer") or {}
