@@ -40,7 +40,7 @@ def theirs(checkpoint: str, batch: int, tokens: int) -> Made:
 
     began = time.monotonic()
     transformers.logging.set_verbosity_error()
-    opened = interop.open(checkpoint)
+    opened = interop.open_checkpoint(checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         exported = Path(folder, "model")
         with jax.default_device(jax.devices("cpu")[0]):

@@ -43,7 +43,7 @@ def theirs(checkpoint: str, data: tuple[Path, ...], task: str, items: int) -> Ma
     instances = [Instance("loglikelihood", {}, tuple(one), number) for number, one in enumerate(_requests(asked))]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with tempfile.TemporaryDirectory() as folder, jax.default_device(jax.devices("cpu")[0]):
-        interop.write(Path(folder, "model"), *interop.load(checkpoint))
+        interop.write(Path(folder, "model"), *interop.load_checkpoint(checkpoint))
         settings = {"dtype": torch.float32, "max_length": POSITIONS, "device": device}
         models = [HFLM(str(Path(folder, "model")), batch_size=batch, **settings) for batch in BATCHES]
 

@@ -79,7 +79,7 @@ def _resolved(experiment: Experiment) -> Experiment:
     if experiment.initialize_from is not None:
         from research.runs import initial
 
-        source = initial.open(experiment.initialize_from)
+        source = initial.describe(experiment.initialize_from)
         experiment = replace(experiment, model=source.adapted(experiment.model))
     validation.validate(experiment)
     if not experiment.model.vocabulary:

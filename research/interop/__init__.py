@@ -23,11 +23,11 @@ from research.models import Params
 from research.runtime import files
 
 log = logging.getLogger(__name__)
-__all__ = ["Source", "load", "open", "write"]
+__all__ = ["ForeignCheckpoint", "load_checkpoint", "open_checkpoint", "write"]
 
 
 @dataclass(frozen=True)
-class Source:
+class ForeignCheckpoint:
     """A foreign checkpoint of which only the headers are read."""
 
     model: Model  # resolved
@@ -41,11 +41,11 @@ class Source:
         finish: Callable[[str, jax.Array], Mapping[str, jax.Array]] = lambda path, array: {path: array},
         dtype: str = "float32",
     ) -> Params:
-        """Reads the parameters, each straight to where it belongs; see `mapping.load`."""
-        return mapping.load(self.model, self.names, self.tensors, shardings, finish, dtype)
+        """Reads the parameters, each straight to where it belongs; see `mapping.load_params`."""
+        return mapping.load_params(self.model, self.names, self.tensors, shardings, finish, dtype)
 
 
-def open(source: str) -> Source:
+def open_checkpoint(source: str) -> ForeignCheckpoint:
     """Opens a GGUF file, a folder, or a name on the Hugging Face hub.
 
     Raises:
@@ -60,7 +60,7 @@ def open(source: str) -> Source:
         folder = huggingface.find(source)
         model, names, tensors = huggingface.read(folder)
         tokenizer = huggingface.read_tokenizer(folder)
-    return Source(model, _fitted(tokenizer, model.vocabulary, source), names, tensors)
+    return ForeignCheckpoint(model, _fitted(tokenizer, model.vocabulary, source), names, tensors)
 
 
 def _fitted(tokenizer: Tokenizer, rows: int, source: str) -> Tokenizer:
@@ -83,7 +83,7 @@ def _fitted(tokenizer: Tokenizer, rows: int, source: str) -> Tokenizer:
     )
 
 
-def load(source: str, shardings: Any = None) -> tuple[Model, Params, Tokenizer]:
-    """Everything that `open` names, on the first device or as `shardings` (a tree as of the parameters) say."""
-    opened = open(source)
+def load_checkpoint(source: str, shardings: Any = None) -> tuple[Model, Params, Tokenizer]:
+    """All that `open_checkpoint` names, on the first device or as `shardings` (a tree as of the parameters) say."""
+    opened = open_checkpoint(source)
     return opened.model, opened.params(shardings), opened.tokenizer

@@ -100,7 +100,7 @@ def _shapes_and_axes(model: Model) -> dict[str, tuple[Shape, tuple[str | None, .
     return {path: (leaf.shape, axes[path]) for path, leaf in shapes.items()}
 
 
-def load(
+def load_params(
     model: Model,
     names: Names,
     tensors: Mapping[str, Tensor],

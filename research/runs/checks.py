@@ -34,11 +34,11 @@ def check(experiment: Experiment, folder: Path, resume_from: int | None = None) 
     Raises:
       InputError: naming what is wrong, and what would work.
     """
-    source = None if experiment.initialize_from is None else initial.open(experiment.initialize_from)
+    source = None if experiment.initialize_from is None else initial.describe(experiment.initialize_from)
     if source is not None:
         experiment = replace(experiment, model=source.adapted(experiment.model))
     validation.validate(experiment)
-    tasks = task_questions.open(experiment.evaluation)
+    tasks = task_questions.load_tasks(experiment.evaluation)
     side_channels.check(experiment.logging)
     provisional = _provisional(experiment, source)
     compiled = compiled_steps(provisional)

@@ -43,14 +43,14 @@ class Initial:
         return jax.device_put(models.unflatten(leaves | created), models.unflatten(wanted))
 
 
-def open(source: str) -> Initial:
+def describe(source: str) -> Initial:
     """Raises InputError if the source is missing, damaged, or something that the stack cannot express."""
     folder = files.expanded(source)
     if (folder / "experiment.json").exists():
         trained = config.load(folder / "experiment.json").model
         tokenizer = tokenizers.load(str(folder / "tokenizer"))
         return Initial(adapters.plain(trained), tokenizer, partial(_of_run, folder, trained))
-    foreign = interop.open(source)
+    foreign = interop.open_checkpoint(source)
 
     def read(layout: Layout, finish: Finish) -> Params:
         return foreign.params(parameter_shardings(layout, models.axes(foreign.model)), finish)

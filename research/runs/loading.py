@@ -53,7 +53,7 @@ def load(path: str, mesh: config.Mesh | None = None, dtype: Dtype = "float32") -
         return LanguageModel(experiment.model, params, tokenizer, experiment.objectives, layout)
     if folder.is_dir() and (folder / "checkpoints").exists():
         raise InputError(f"{folder} has checkpoints but no experiment.json: it is not a whole run folder")
-    opened = interop.open(source)
+    opened = interop.open_checkpoint(source)
     layout = None if mesh is None else sharding.layout(mesh, opened.model)
     params = opened.params(_shardings(opened.model, layout), dtype=dtype)
     return LanguageModel(opened.model, params, opened.tokenizer, trained_with(opened.model, opened.tokenizer), layout)

@@ -24,7 +24,7 @@ def prepare(experiment: Experiment, part: Part, workers: int, say: Callable[[str
             "mounted. `train` reads it there, or from gs://…"
         )
     validation.validate(experiment)
-    start = None if experiment.initialize_from is None else initial.open(experiment.initialize_from).tokenizer
+    start = None if experiment.initialize_from is None else initial.describe(experiment.initialize_from).tokenizer
     folder = Path(prepared)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = corpus.open_tokenizer(experiment, start)

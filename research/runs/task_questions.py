@@ -8,7 +8,7 @@ from research.evaluation import tasks
 from research.evaluation.tasks import TaskDataset
 
 
-def open(settings: config.Evaluation) -> tuple[TaskDataset, ...]:
+def load_tasks(settings: config.Evaluation) -> tuple[TaskDataset, ...]:
     """Reads the tasks. Raises InputError if one is unknown or not here, or if its answers are written, which would stop
     the training for long."""
     data = [Path(folder) for folder in settings.data]

@@ -106,7 +106,9 @@ def compare(limit: int) -> dict[str, Way]:
     checkpoint = smollm2.path()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        interop.write(folder / "exported", *interop.load(checkpoint))  # the same weights and tokenizer for torch
+        interop.write(
+            folder / "exported", *interop.load_checkpoint(checkpoint)
+        )  # the same weights and tokenizer for torch
         return {
             "our evaluator": through_evaluate(checkpoint, limit, folder / "ours"),
             "harness, our adapter": through_harness("research", f"checkpoint={checkpoint}", limit, folder),

@@ -40,7 +40,7 @@ def test_long_log_likelihoods_are_those_of_float64(shared, tmp_path):
     items = tasks.open(tasks.load("piqa"), (Path(shared) / "data" / "eval",), limit=200).items
     requests = sorted((option for item in items for option in item.options), key=lambda one: len(one.text))[-12:]
     scores = dict(pair for done in lm.score_requests(how, requests) for pair in done.scores)
-    interop.write(tmp_path / "exported", *interop.load(checkpoint))
+    interop.write(tmp_path / "exported", *interop.load_checkpoint(checkpoint))
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "exported", dtype=torch.float64)
     for number, asked in enumerate(prompting.scoring_examples(how, requests)):
         (example,) = asked.examples

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 
@@ -44,7 +45,9 @@ command_line.run(lambda _: train(config.load(Path(sys.argv[2])), folder, Console
 def start(moment, small, tmp_path):
     config.save(small, tmp_path / "given.json")
     command = [sys.executable, "-c", WAIT, moment, str(tmp_path / "given.json"), str(tmp_path / "run")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job of a script ignores it
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, preexec_fn=heard)
     assert process.stdout.readline() == "waiting\n"
     return process
 
@@ -74,7 +77,8 @@ def test_a_second_interrupt_ends_at_once_whatever_the_process_does(tmp_path):
         "with stopping.exits(), stopping.notices():\n"
         "    print('ready', flush=True)\n    time.sleep(60)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, preexec_fn=heard)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
     time.sleep(0.2)

@@ -146,6 +146,6 @@ def opened(folder: Path) -> Any:
     from research import interop
 
     files = list(folder.glob("*.gguf"))
-    source = interop.open(str(files[0] if files else folder))
+    source = interop.open_checkpoint(str(files[0] if files else folder))
     read = {name: np.array(tensor.read()).sum() for name, tensor in source.tensors.items()}
     return read, [source.tokenizer.decode(ids) for ids in map(source.tokenizer.encode, TEXTS)]

@@ -45,7 +45,7 @@ def measure(name: str) -> Parity:
     with tempfile.TemporaryDirectory() as folder:
         peer.save_pretrained(f"{folder}/theirs")
         model, names, tensors = huggingface.read(Path(folder, "theirs"))
-        params = mapping.load(model, names, tensors)
+        params = mapping.load_params(model, names, tensors)
         spoken = tokenizer_peers.save(name, Path(folder, "tokenizer"))
         masked, headless = peers.is_masked(name), "without head" in name
         other = tokenizer_peers.differ(

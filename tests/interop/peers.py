@@ -194,7 +194,7 @@ def ours(model: transformers.PreTrainedModel) -> tuple[Model, Names, models.Para
     state = {name: array.numpy() for name, array in model.state_dict().items()}
     tensors = {name: Tensor(a.shape, a.dtype, lambda a=a: a) for name, a in state.items()}
     config, names = config_json.read(model.config.to_dict() | {"architectures": [type(model).__name__]}, tensors)
-    return config, names, mapping.load(config, names, tensors)
+    return config, names, mapping.load_params(config, names, tensors)
 
 
 def batch(name: str, vocabulary: int, rows: int = 2, seed: int = 0) -> Batch:

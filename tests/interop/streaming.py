@@ -31,7 +31,7 @@ def main(folder: str) -> None:
     for _ in range(2):
         forget_peak()
         before = memory("VmRSS")
-        params = interop.open(folder).params()
+        params = interop.open_checkpoint(folder).params()
         peak, size = memory("VmHWM"), 4 * models.size(params)
         del params
     largest = max(file.stat().st_size for file in Path(folder).glob("*.safetensors"))

@@ -32,7 +32,7 @@ def folder(tmp_path) -> Path:
     put(tmp_path, arrays)
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
     tokenizer_json.write(tmp_path, tokenizers.load("bytes"), ends=False)
-    interop.load(str(tmp_path))
+    interop.load_checkpoint(str(tmp_path))
     return tmp_path
 
 
@@ -57,27 +57,27 @@ def test_tensors_that_do_not_fit_are_named(folder):
     ):
         put(folder, {name: array for name, array in (good | change).items() if array is not None})
         with pytest.raises(InputError, match=complaint):
-            interop.load(str(folder))
+            interop.load_checkpoint(str(folder))
 
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "model.", "module._orig_mod."])
 def test_prefixes_that_tools_leave_are_passed_over(folder, prefix):
     good = arrays(folder)
-    expected = interop.load(str(folder))[1]
+    expected = interop.load_checkpoint(str(folder))[1]
     buffer = {f"{prefix}model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(2)}
     put(folder, {prefix + name: array for name, array in good.items()} | buffer)
-    jax.tree.map(np.testing.assert_array_equal, interop.load(str(folder))[1], expected)
+    jax.tree.map(np.testing.assert_array_equal, interop.load_checkpoint(str(folder))[1], expected)
     put(folder, {prefix + name.removeprefix("model."): array for name, array in good.items()})
-    jax.tree.map(np.testing.assert_array_equal, interop.load(str(folder))[1], expected)
+    jax.tree.map(np.testing.assert_array_equal, interop.load_checkpoint(str(folder))[1], expected)
 
 
 def test_unknown_keys_of_a_config_are_said(folder, caplog):
     (folder / "config.json").write_text(json.dumps(LLAMA | {"some_new_thing": 3, "use_cache": False}))
-    interop.open(str(folder))
+    interop.open_checkpoint(str(folder))
     assert "some_new_thing" in caplog.text and "use_cache" not in caplog.text
     (folder / "config.json").write_text(json.dumps(LLAMA | {"per_layer_config": {"0": {"head_dim": 3}}}))
     with pytest.raises(InputError, match=r"per_layer_config = .* is not supported"):
-        interop.open(str(folder))
+        interop.open_checkpoint(str(folder))
 
 
 def test_other_names_of_a_key_are_read_or_contradict():
@@ -91,7 +91,7 @@ def test_integers_are_no_parameters(folder):
     path = folder / safetensors.SINGLE
     path.write_bytes(path.read_bytes().replace(b'"F32"', b'"I32"', 1))
     with pytest.raises(InputError, match="is of int32, not of a float type"):
-        interop.load(str(folder))
+        interop.load_checkpoint(str(folder))
 
 
 @pytest.mark.parametrize(
@@ -114,27 +114,27 @@ def test_integers_are_no_parameters(folder):
 def test_a_feature_that_the_stack_lacks_is_refused_by_its_name(folder, change, complaint):
     (folder / "config.json").write_text(json.dumps(LLAMA | change))
     with pytest.raises(InputError, match=complaint):
-        interop.open(str(folder))
+        interop.open_checkpoint(str(folder))
 
 
 def test_a_folder_that_lacks_a_part_is_told(folder, tmp_path_factory):
     (folder / "config.json").write_text("[")
     with pytest.raises(InputError, match=r"config\.json is not JSON"):
-        interop.open(str(folder))
+        interop.open_checkpoint(str(folder))
     (folder / "config.json").unlink()
     with pytest.raises(InputError, match=r"has no config\.json"):
-        interop.open(str(folder))
+        interop.open_checkpoint(str(folder))
     with pytest.raises(InputError, match="is no folder with a checkpoint"):
-        interop.open(str(folder / "nowhere"))
+        interop.open_checkpoint(str(folder / "nowhere"))
 
 
 def test_pickles_are_refused_with_the_way_to_convert_them(folder):
     (folder / safetensors.SINGLE).unlink()
     with pytest.raises(InputError, match=r"neither model\.safetensors nor model\.safetensors\.index\.json"):
-        interop.open(str(folder))
+        interop.open_checkpoint(str(folder))
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps({}))
     with pytest.raises(InputError, match=r"pickles \(pytorch_model\.bin\).*save_pretrained"):
-        interop.open(str(folder))
+        interop.open_checkpoint(str(folder))
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_pickles_are_refused_with_the_way_to_convert_them(folder):
 def test_values_of_a_config_are_checked_by_their_name(folder, change, complaint):
     (folder / "config.json").write_text(json.dumps(LLAMA | change))
     with pytest.raises(InputError, match=complaint):
-        interop.open(str(folder))
+        interop.open_checkpoint(str(folder))
 
 
 def test_roberta_without_padding_has_its_usual_offset():
@@ -173,27 +173,27 @@ def test_of_several_weights_those_of_transformers_are_read(folder, caplog):
     (folder / safetensors.INDEX).write_text(json.dumps(stale))
     (folder / "consolidated.safetensors").write_bytes((folder / safetensors.SINGLE).read_bytes())
     (folder / "model.gguf").write_bytes(b"GGUF")
-    opened = interop.open(str(folder))
+    opened = interop.open_checkpoint(str(folder))
     assert opened.model.width == 8
     for name in ("consolidated.safetensors", "model.gguf", safetensors.INDEX):
         assert name in caplog.text
     (folder / safetensors.INDEX).unlink()
     (folder / safetensors.SINGLE).unlink()
     with pytest.raises(InputError, match=r"has consolidated\.safetensors, but neither model\.safetensors nor"):
-        interop.open(str(folder))
+        interop.open_checkpoint(str(folder))
     (folder / "config.json").unlink()
     with pytest.raises(InputError, match=r"name the GGUF file itself: .*model\.gguf"):
-        interop.open(str(folder))
+        interop.open_checkpoint(str(folder))
 
 
 def test_an_adapter_is_named_beside_a_model_and_alone(folder):
     adapter = {"peft_type": "LORA", "base_model_name_or_path": "some/base"}
     (folder / "adapter_config.json").write_text(json.dumps(adapter))
     with pytest.raises(InputError, match=r"beside it an adapter \(LORA, adapter_config\.json, of 'some/base'\)"):
-        interop.open(str(folder))
+        interop.open_checkpoint(str(folder))
     (folder / "config.json").unlink()
     with pytest.raises(InputError, match=r"only an adapter \(LORA\) of the model 'some/base'"):
-        interop.open(str(folder))
+        interop.open_checkpoint(str(folder))
 
 
 def test_a_padding_token_without_a_row_is_left_out_and_said(folder, caplog):
@@ -201,7 +201,7 @@ def test_a_padding_token_without_a_row_is_left_out_and_said(folder, caplog):
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"pad_token": "[PAD]"}))
     (folder / "config.json").write_text(json.dumps(LLAMA | {"vocab_size": 258}))
     put(folder, {name: a[:258] if name == "model.embed_tokens.weight" else a for name, a in arrays(folder).items()})
-    opened = interop.open(str(folder))
+    opened = interop.open_checkpoint(str(folder))
     assert opened.tokenizer.size == 258 and "[PAD]" in caplog.text
     assert opened.tokenizer.encode("[PAD]") == list(b"[PAD]")
 
@@ -212,34 +212,34 @@ def test_a_cache_names_only_its_own_snapshots(tmp_path):
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text("../../..")
     with pytest.raises(InputError, match="does not name a snapshot"):
-        interop.open(str(cache))
+        interop.open_checkpoint(str(cache))
 
 
 def test_a_tokenizer_that_does_not_fit_the_embedding_is_told(folder):
     config = LLAMA | {"vocab_size": 200}
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="the tokenizer has 258 ids, but the embedding only 200 rows"):
-        interop.open(str(folder))
+        interop.open_checkpoint(str(folder))
 
 
 def test_a_truncated_file_is_told_before_anything_is_read(folder):
     path = folder / safetensors.SINGLE
     os.truncate(path, path.stat().st_size - 1)
     with pytest.raises(InputError, match=r"model\.safetensors is not a sound safetensors file: its tensors have"):
-        interop.open(str(folder))
+        interop.open_checkpoint(str(folder))
 
 
 def test_a_cache_is_a_folder_too(folder, tmp_path_factory):
     cache = tmp_path_factory.mktemp("hub") / "models--some--model"
     (cache / "snapshots").mkdir(parents=True)
     with pytest.raises(InputError, match="without refs/main"):
-        interop.open(str(cache))
+        interop.open_checkpoint(str(cache))
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text("abc")
     with pytest.raises(InputError, match="is no folder with a checkpoint"):
-        interop.open(str(cache))
+        interop.open_checkpoint(str(cache))
     (cache / "snapshots" / "abc").symlink_to(folder)
-    assert interop.open(str(cache)).model.width == 8
+    assert interop.open_checkpoint(str(cache)).model.width == 8
 
 
 @pytest.mark.parametrize("refused", [True, False])
@@ -250,7 +250,7 @@ def test_a_hub_that_cannot_be_reached_is_told_within_seconds(tmp_path, refused):
         program = (
             "import huggingface_hub, time\nfrom research import interop\nfrom research.errors import InputError\n"
             "began = time.monotonic()\n"
-            "try:\n    interop.open('nobody/nothing')\nexcept InputError as error:\n"
+            "try:\n    interop.open_checkpoint('nobody/nothing')\nexcept InputError as error:\n"
             "    print(time.monotonic() - began, error)"
         )
         settings = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": str(tmp_path)}

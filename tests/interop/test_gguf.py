@@ -94,7 +94,7 @@ def test_parameters_are_those_of_the_model(tmp_path, name, architecture):
     got, found = gguf.open_file(path)
     again, table = gguf.model(got, found)
     assert again == model
-    jax.tree.map(np.testing.assert_array_equal, mapping.load(again, table, found), params)
+    jax.tree.map(np.testing.assert_array_equal, mapping.load_params(again, table, found), params)
 
 
 def frequencies(model, scaling) -> np.ndarray:
@@ -232,7 +232,7 @@ def test_sizes_that_are_missing_follow_from_others(whole):
 def test_another_file_is_named(tmp_path):
     (tmp_path / "other.gguf").write_bytes(b"PK" + bytes(100))
     with pytest.raises(InputError, match="it does not begin with GGUF"):
-        interop.open(str(tmp_path / "other.gguf"))
+        interop.open_checkpoint(str(tmp_path / "other.gguf"))
 
 
 def test_a_quantisation_without_inverse_is_named(small):

@@ -50,7 +50,7 @@ def saved(tmp_path_factory):
 def test_an_adapter_is_put_on_its_model(saved, name, settings):
     folder, batch, expected = saved(name, **settings)
     model, names, tensors = huggingface.read(folder)
-    ours = np.asarray(models.logits(model, mapping.load(model, names, tensors), batch))
+    ours = np.asarray(models.logits(model, mapping.load_params(model, names, tensors), batch))
     np.testing.assert_allclose(ours, expected, atol=1e-5 * np.abs(expected).max())
 
 

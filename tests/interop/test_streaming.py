@@ -49,7 +49,7 @@ def test_parameters_are_split_as_the_mesh_says(tmp_path):
     folder = written(
         tmp_path / "model", 20_000, width=32, depth=3, vocabulary=272, **{"attention.heads": 4, "attention.kv_heads": 2}
     )
-    opened = interop.open(str(folder))
+    opened = interop.open_checkpoint(str(folder))
     layout = sharding.layout(Mesh(data=2, fsdp=2, tensor=2), opened.model)
     shardings = sharding.parameter_shardings(layout, models.axes(opened.model))
     whole, split = opened.params(), opened.params(shardings)

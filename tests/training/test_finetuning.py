@@ -115,7 +115,7 @@ CHANGED = {  # config -> which parameters it changes
 def test_what_a_config_changes(name, llama, texts, tmp_path):
     _, result = tuned(name, llama, texts, tmp_path / "run")
     assert all(np.isfinite(losses["loss"]) for losses in result["objectives"].values())
-    model, params, _ = interop.load(str(llama))
+    model, params, _ = interop.load_checkpoint(str(llama))
     after = research.load(str(tmp_path / "run"))
     before = {}
     for path, leaf in models.flatten(params).items():
