@@ -4,7 +4,6 @@ import importlib
 import json
 import re
 import sys
-from importlib.machinery import PathFinder
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, get_args
@@ -77,13 +76,18 @@ def not_importable(objective: Objective) -> str | None:
     """Why the class of an objective could not be found again by its stored name; None: it can."""
     kind = type(objective)
     try:
-        # a config file's own module, and __main__, are not on the path of a process that loads the experiment
-        known = kind.__module__ in sys.modules and PathFinder.find_spec(kind.__module__.partition(".")[0]) is not None
-        if known and objective_class(class_name(kind)) is kind:
+        if _is_found(kind.__module__) and objective_class(class_name(kind)) is kind:
             return None
     except (KeyError, ValueError):
         pass
     return f"{kind.__qualname__} cannot be imported from {kind.__module__!r}; define it in a module on PYTHONPATH"
+
+
+def _is_found(module: str) -> bool:
+    """Whether another process finds a module, be it on its path or by the finder of an editable installation. The
+    modules of config files, and __main__, are loaded here, but found by nobody."""
+    top = module.partition(".")[0]
+    return module in sys.modules and any(finder.find_spec(top, None) is not None for finder in sys.meta_path)
 
 
 def objective_class(name: str) -> type[Objective]:

@@ -3,7 +3,10 @@
 import dataclasses
 import inspect
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_type_hints
 
@@ -214,3 +217,26 @@ def test_every_field_has_a_meaning():
             if "  # " not in text[number] and not text[number - 1].startswith("    # "):
                 silent.append(f"{kind.__name__}.{name}")
     assert not silent
+
+
+def test_objectives_are_found_in_an_editable_installation(tmp_path):
+    """Whose packages are found by a finder of their own, not on the path."""
+    root = Path(config.__file__).resolve().parents[2]
+    code = f"""
+import sys
+from importlib.machinery import PathFinder
+
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        return PathFinder.find_spec(name, [{str(root)!r}]) if name == "research" else None
+
+sys.meta_path.insert(0, Finder)
+from research.config import Experiment, validation
+validation.validate(Experiment())
+print(sys.modules["research"].__file__)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-P", "-c", code]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ended.stdout.strip() == str(root / "research" / "__init__.py"), ended.stderr
