@@ -10,7 +10,7 @@ import pytest
 
 from research import config
 from research.config import Causal, Data, Experiment, Masked, TextToText, storage
-from research.data import packing, sources, store, tokenizers
+from research.data import packing, sources, store, tokenising, tokenizers
 from research.data.packing import DocumentRange, RowShape
 from research.errors import InputError
 from research.runs import owner, records, run_folder
@@ -46,7 +46,7 @@ def text(folder: Path) -> sources.DataSource:
 
 
 def tokens(folder: Path) -> object:
-    made = store.prepare(text(folder), tokenizers.load("bytes"), folder)
+    made = tokenising.prepare(text(folder), tokenizers.load("bytes"), folder)
     meta = {name: value for name, value in made.meta.items() if name != "source"}  # it has the path of this test
     return [contents(made.folder, ("meta.json",)), sorted(made.meta), meta["documents"], meta["dtype"]]
 
@@ -54,7 +54,7 @@ def tokens(folder: Path) -> object:
 def plan(folder: Path) -> object:
     path = folder / "pairs.jsonl"
     path.write_text("".join(json.dumps({"a": "x" * (n % 7), "b": "y" * (n % 5 + 1)}) + "\n" for n in range(1, 60)))
-    made = store.prepare(sources.open_source(f"jsonl:{path}#a,b"), tokenizers.load("bytes"), folder)
+    made = tokenising.prepare(sources.open_source(f"jsonl:{path}#a,b"), tokenizers.load("bytes"), folder)
     packing.plan(DocumentRange(made, 0, made.documents), TextToText(), RowShape(32, 32, False))
     (stored,) = folder.glob("plan-*")
     return contents(stored)

@@ -16,7 +16,7 @@ from absl import flags
 
 from research import objectives
 from research.config import Data, Experiment
-from research.data import cache, mixture, packing, shards, sources, store, tokenizers
+from research.data import cache, mixture, packing, shards, sources, store, tokenising, tokenizers
 from research.data.mixture import Mixture
 from research.data.packing import DocumentRange, Plan, RowShape
 from research.data.records import DataSource
@@ -174,7 +174,7 @@ def open_corpus(experiment: Experiment, tokenizer: Tokenizer | None = None) -> C
     def prepared(name: str, prefix: str, cut: float | None) -> store.Store:
         if data.prepared is not None:
             return shards.open_prepared(data.prepared.rstrip("/"), name, tokenizer, prefix, folder)
-        return store.prepare(sources.open_source(name), tokenizer, folder, prefix, cut)
+        return tokenising.prepare(sources.open_source(name), tokenizer, folder, prefix, cut)
 
     plans: list[Plan] = []
     held_out: dict[str, Plan] = {}
@@ -221,11 +221,11 @@ def _tokenizer(experiment: Experiment, folder: Path) -> Tokenizer:
         names = [data.source, data.held_out, *(objective.source for objective in experiment.objectives)]
         opened = [sources.open_source(name) for name in dict.fromkeys(names) if isinstance(name, str)]
         prefixes = [objective.input_prefix for objective in experiment.objectives if objective.input_prefix]
-        spec = _made(spec, folder, opened, prefixes, lambda: chain(*map(store.texts, opened), prefixes))
+        spec = _made(spec, folder, opened, prefixes, lambda: chain(*map(tokenising.texts, opened), prefixes))
     elif spec.startswith("train:"):
         source = sources.open_source(data.source)
         held_out = data.held_out if isinstance(data.held_out, float) else None
-        spec = _made(spec, folder, [source], held_out, lambda: store.training_texts(source, held_out))
+        spec = _made(spec, folder, [source], held_out, lambda: tokenising.training_texts(source, held_out))
     return tokenizers.load(spec)
 
 
@@ -244,7 +244,7 @@ def _ranges(
         whole, other = prepared(name, prefix, None), prepared(data.held_out, prefix, None)
         return DocumentRange(whole, 0, whole.documents), DocumentRange(other, 0, other.documents)
     whole = prepared(name, prefix, data.held_out)
-    middle = whole.documents - store.held_out_count(whole.documents, data.held_out)
+    middle = whole.documents - tokenising.held_out_count(whole.documents, data.held_out)
     return DocumentRange(whole, 0, middle), DocumentRange(whole, middle, whole.documents)
 
 

@@ -28,7 +28,7 @@ from typing import Any
 import fsspec
 import numpy as np
 
-from research.data import cache, sources, store, tokenizers
+from research.data import cache, sources, store, tokenising, tokenizers
 from research.data.records import DataSource, SourceFile
 from research.data.store import Store
 from research.data.tokenizers import Tokenizer
@@ -82,7 +82,7 @@ def read_tokenizer(prepared: str, below: Path) -> Tokenizer | None:
         folder = Path(prepared) / "tokenizer"
         return tokenizers.load(str(folder)) if folder.is_dir() else None
     address = f"{prepared}/tokenizer"
-    return tokenizers.load(str(_copied(address, below))) if _exists(address) else None
+    return tokenizers.load(str(_copied(address, below))) if _listed(prepared, "tokenizer") else None
 
 
 def make(
@@ -167,7 +167,7 @@ def _all_made(
 def _made(source: DataSource, shard: Path, path: str, tokenizer: Path, prefix: str) -> tuple[str, int]:
     alone = DataSource(path, source.parts, tuple(file for file in source.files if file.path == path))
     with cache.building(shard) as unfinished:
-        store.write(unfinished, alone, tokenizers.load(str(tokenizer)), prefix, may_be_empty=True)
+        tokenising.write(unfinished, alone, tokenizers.load(str(tokenizer)), prefix, may_be_empty=True)
         files.sync_folder(unfinished)
     return path, int(Store(shard).meta["tokens"])
 
@@ -186,17 +186,17 @@ def _indexed(folder: Path, source: DataSource, tokenizer: Tokenizer, prefix: str
     skipped = [said for shard in shards if (said := Store(folder / shard.folder).skipped)]
     said = "; ".join(skipped[:NOTED]) + f"; and more in {len(skipped) - NOTED:,} other files" * (len(skipped) > NOTED)
     if not used:
-        raise store.nothing_usable(source.name, said)
+        raise tokenising.nothing_usable(source.name, said)
     index = folder / f"index-{cache.key(FORMAT, [shard.digest for shard in shards])}"
     if not index.is_dir():
         stores = [Store(folder / shard.folder) for shard in used]
         with cache.building(index) as unfinished:
             count = sum(one.documents for one in stores) * source.parts
-            offsets = store.write_offsets(unfinished, count, (np.diff(one.offsets) for one in stores))
+            offsets = tokenising.write_offsets(unfinished, count, (np.diff(one.offsets) for one in stores))
             np.save(unfinished / "checksums.npy", np.concatenate([one.checksums for one in stores]))
             pieces = [(f"{shard.folder}/tokens.bin", shard.tokens) for shard in used]
             dtype = stores[0].meta["dtype"]
-            store.write_meta(unfinished, source.name, source.parts, dtype, said, offsets, pieces=pieces)
+            tokenising.write_meta(unfinished, source.name, source.parts, dtype, said, offsets, pieces=pieces)
             files.sync_folder(unfinished)
     content = {
         "format": FORMAT,
@@ -260,18 +260,15 @@ def _read(address: str) -> bytes | None:
         raise InputError(f"{address} cannot be read: {error}") from error
 
 
-def _exists(address: str) -> bool:
-    system, path = fsspec.core.url_to_fs(address)
-    return bool(system.exists(path))
-
-
 def _listed(base: str, prefix: str) -> list[str]:
     """The names of the folders at an address that begin like this."""
-    system, path = fsspec.core.url_to_fs(base)
     try:
+        system, path = fsspec.core.url_to_fs(base)
         found = system.ls(path, detail=False)
     except FileNotFoundError:
         return []
+    except (ImportError, ValueError, OSError) as error:
+        raise InputError(f"{base} cannot be read: {error}") from error
     return [name for each in found if (name := each.rstrip("/").rpartition("/")[2]).startswith(prefix)]
 
 

@@ -48,14 +48,22 @@ def blocks(tokens: int, itemsize: int) -> int:
     return -(-tokens * itemsize // VERIFIED)
 
 
+def check_size(path: str, tokens: int, dtype: np.dtype | str, damaged: Damaged) -> None:
+    """Raises InputError if a local file is not as long as so many tokens."""
+    try:
+        found, size = os.stat(path).st_size, tokens * np.dtype(dtype).itemsize
+    except OSError as error:
+        raise damaged(str(error)) from error
+    if found != size:
+        raise damaged(f"{os.path.basename(path)} has {found:,} bytes instead of {size:,}")
+
+
 class Mapped:
     """A local file, or one of a mounted bucket: the operating system keeps in memory what fits."""
 
     def __init__(self, path: str, dtype: np.dtype, tokens: int, checksums: np.ndarray, damaged: Damaged) -> None:
-        size = tokens * dtype.itemsize
+        check_size(path, tokens, dtype, damaged)
         try:
-            if (found := os.stat(path).st_size) != size:
-                raise damaged(f"{os.path.basename(path)} has {found:,} bytes instead of {size:,}")
             self.tokens = np.memmap(path, dtype, "r").view(np.ndarray)
         except OSError as error:
             raise damaged(str(error)) from error

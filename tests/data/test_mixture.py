@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from research import config
-from research.data import mixture, packing, sources, store, tokenizers
+from research.data import mixture, packing, sources, tokenising, tokenizers
 from research.data.mixture import Mixture
 from research.data.packing import DocumentRange, RowShape
 from research.errors import InputError
@@ -26,7 +26,7 @@ def mixed(tmp_path_factory):
     for n in range(150):
         (folder / f"{n}.txt").write_text(f"document {n} " * (n % 9 + 1))
     tokenizer = tokenizers.extend(tokenizers.load("bytes"), OBJECTIVES)
-    prepared = store.prepare(sources.open_source(f"text:{folder}/*.txt"), tokenizer, folder / "cache")
+    prepared = tokenising.prepare(sources.open_source(f"text:{folder}/*.txt"), tokenizer, folder / "cache")
     plans = tuple(packing.plan(DocumentRange(prepared, 0, prepared.documents), o, SHAPE) for o in OBJECTIVES)
     return Mixture(OBJECTIVES, plans, tokenizer.vocabulary, SHAPE, batch_rows=12, seed=3)
 

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from research import config, objectives
-from research.data import packing, sources, store, tokenizers
+from research.data import packing, sources, store, tokenising, tokenizers
 from research.data.packing import DocumentRange, RowShape
 from research.errors import InputError
 
@@ -43,7 +43,7 @@ def documents(tmp_path_factory):
     def make(*lengths, parts=1, first=0, last=None):
         folder = tmp_path_factory.mktemp("store")
         np.arange(sum(lengths), dtype=np.uint32).tofile(folder / "tokens.bin")
-        store.seal(folder, lengths, np.uint32, "test", parts, "")
+        tokenising.seal(folder, lengths, np.uint32, "test", parts, "")
         count = len(lengths) // parts
         return DocumentRange(store.Store(folder), first, count if last is None else last)
 
@@ -193,6 +193,6 @@ def test_documents_of_a_real_store_are_read_back(tmp_path):
     for n, text in enumerate(texts):
         (tmp_path / f"{n}.txt").write_text(text)
     tokenizer = tokenizers.load("bytes")
-    prepared = store.prepare(sources.open_source(f"text:{tmp_path}/*.txt"), tokenizer, tmp_path / "cache")
+    prepared = tokenising.prepare(sources.open_source(f"text:{tmp_path}/*.txt"), tokenizer, tmp_path / "cache")
     plan = packing.plan(DocumentRange(prepared, 0, 3), config.Causal(), RowShape(100, 100, False))
     assert [tokenizer.decode(piece.parts[0]) for piece in plan.read(0)] == texts

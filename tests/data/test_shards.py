@@ -13,7 +13,7 @@ import pytest
 
 from research import config, data
 from research.config import Data, Experiment
-from research.data import shards, sources, store, token_files, tokenizers
+from research.data import shards, sources, token_files, tokenising, tokenizers
 from research.data.shards import Part
 from research.errors import InputError
 from research.objectives.batch import ARRAYS
@@ -55,7 +55,7 @@ def test_parts_make_what_one_process_would(source, tmp_path):
     with pytest.raises(InputError, match="it has nothing that is complete"):
         shards.open_prepared(str(tmp_path / "p"), source, BYTES, "", tmp_path)
     parts = made(source, tmp_path / "p", Part(1, 2))
-    whole = store.prepare(sources.open_source(source), BYTES, tmp_path / "cache")
+    whole = tokenising.prepare(sources.open_source(source), BYTES, tmp_path / "cache")
     assert contents(parts) == contents(whole) and np.array_equal(parts.offsets, whole.offsets)
     assert np.array_equal(parts.read(0, whole.meta["tokens"]), whole.read(0, whole.meta["tokens"]))  # over files
     assert "1 x empty document" in parts.skipped and parts.meta["dtype"] == "uint16"
@@ -159,7 +159,7 @@ def test_what_prepare_needs_is_said_at_once():
         (["--data.prepared", "gs://bucket/x"], "data.prepared: gs://bucket/x; `prepare` writes to a folder"),
         (["--part", "8/8"], "--part 8/8: should be I/N"),
     ):
-        command = [sys.executable, "-m", "research", "prepare", "configs/quickstart.py", *options]
+        command = [sys.executable, "-P", "-m", "research", "prepare", "configs/quickstart.py", *options]
         done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
         assert done.returncode == 2 and f"error: {wanted}" in done.stderr
 
@@ -181,9 +181,9 @@ def test_a_run_on_160_billion_tokens_begins_within_a_minute(tmp_path):
         with open(folder / f"shard-{number}" / "tokens.bin", "wb") as file:
             file.truncate(tokens * 2)
     block = np.full(tokens // length, length)
-    offsets = store.write_offsets(folder / "index-0", files * len(block), (block for _ in range(files)))
+    offsets = tokenising.write_offsets(folder / "index-0", files * len(block), (block for _ in range(files)))
     pieces = [(f"shard-{number}/tokens.bin", tokens) for number in range(files)]
-    store.write_meta(folder / "index-0", source, 1, "uint16", "", offsets, pieces=pieces)
+    tokenising.write_meta(folder / "index-0", source, 1, "uint16", "", offsets, pieces=pieces)
     content = {"format": shards.FORMAT, "source": source, "index": "index-0", "shards": []}
     (folder / shards.MANIFEST).write_text(json.dumps(content))
     experiment = Experiment(
@@ -193,7 +193,7 @@ def test_a_run_on_160_billion_tokens_begins_within_a_minute(tmp_path):
     )
     config.save(experiment, tmp_path / "experiment.json")
     begin = time.monotonic()
-    command = [sys.executable, "-m", "research", "train", str(tmp_path / "experiment.json"), "--workdir"]
+    command = [sys.executable, "-P", "-m", "research", "train", str(tmp_path / "experiment.json"), "--workdir"]
     done = subprocess.run([*command, str(tmp_path / "run")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (record,) = [each for each in records.read(tmp_path / "run" / records.FILE) if each["kind"] == "train"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from research.data import sources, store, tokenizers
+from research.data import sources, store, tokenising, tokenizers
 from research.data.crc32c import masked_crc32c
 from tests.fuzz import model_files
 
@@ -90,7 +90,7 @@ def _read_tokens(folder: Path) -> Any:
 
 def _store(folder: Path) -> None:
     _jsonl(folder)
-    prepared = store.prepare(
+    prepared = tokenising.prepare(
         sources.open_source(f"jsonl:{folder}/x.jsonl#text"), tokenizers.load("bytes"), folder / "cache"
     )
     for file in prepared.folder.iterdir():
