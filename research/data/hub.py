@@ -36,9 +36,8 @@ def folder(name: str, files: Sequence[str], needed: Sequence[str], revision: str
     except (huggingface_hub.errors.LocalEntryNotFoundError, ValueError):
         pass
     try:
-        huggingface_hub.HfApi().repo_info(
-            name, revision=revision, timeout=SECONDS
-        )  # a download would wait for an answer without end
+        # first this: a download would wait for an answer without end
+        huggingface_hub.HfApi().repo_info(name, revision=revision, timeout=SECONDS)
         return look(offline=False)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -32,6 +32,7 @@ FILES = [
 ]
 SHARD = 5_000_000_000  # bytes of a file, above which there are several
 DTYPES = {name: np.dtype(getattr(ml_dtypes, name, name)) for name in ("float32", "bfloat16", "float16")}
+REVISION = re.compile(r"\w[\w./-]*")
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -48,6 +49,8 @@ def find(source: str) -> Path:
     if "@" in source and not folder.exists():
         source, _, revision = source.rpartition("@")
         folder = files.expanded(source)
+        if not REVISION.fullmatch(revision) or ".." in revision:
+            raise InputError(f"{revision!r} is no revision of {source}: a branch, a tag or a commit")
     if (folder / "snapshots").is_dir():
         ref = folder / "refs" / (revision or "main")
         if not ref.exists():

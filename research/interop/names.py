@@ -11,11 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
-WRAPPERS = (
-    "_orig_mod",
-    "module",
-    "model",
-)  # what torch.compile, DistributedDataParallel and Lightning put before names
+WRAPPERS = ("_orig_mod", "module", "model")  # before names, by torch.compile, DistributedDataParallel and Lightning
 BUFFERS = (  # which some versions of every family keep, and which follow from the config
     r"(.*\.)?rotary_emb\.inv_freq",
     r"(.*\.)?embeddings\.(position_ids|token_type_ids)",

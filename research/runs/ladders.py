@@ -30,21 +30,21 @@ PUBLISHED = (
         2048,
         2_097_152,
         r"step(\d+)",
-        "Biderman et al. 2023, section 2.2: batches of 1,024 rows of 2,048 tokens; van der Wal et al. 2025 alike",
+        "EleutherAI/pythia: 299,892,736,000 tokens in 143,000 steps, in rows of 2,048; PolyPythias alike",
     ),
     Published(
         r"OLMo-2-\d+-\d+[BM]",
         4096,
         10**9,
         r"(?:stage1-step\d+-)tokens(\d+)B",
-        "OLMo team 2024: rows of 4,096 tokens; a revision's name says its tokens, rounded up to 10^9",
+        "allenai/OLMo-2-1124-7B: rows of 4,096 tokens; a revision's name says its tokens, in 10^9",
     ),
     Published(
         r"multiberts-seed_\d+(-step_\d+k)?",
         512,
         256 * 512 * 1000,
         r".*-step_(\d+)k",
-        "Sellam et al. 2022, section 2: batches of 256 rows of 512 tokens",
+        "google/multiberts-seed_0: rows of 512 tokens; batches of 256, as BERT's (Devlin et al. 2019)",
     ),
 )
 

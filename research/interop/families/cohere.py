@@ -4,7 +4,7 @@ from typing import Any
 
 from research.config import Model, replace_fields
 from research.interop.families import llama, rotary
-from research.interop.families.family import LAYERNORM, Config, Family, positive
+from research.interop.families.family import LAYERNORM, Config, Family, attention_biases, positive
 
 NAMES = llama.names(
     llama.ATTENTION,
@@ -15,10 +15,9 @@ NAMES = llama.names(
 
 
 def _read(config: Config) -> dict[str, Any]:
-    bias = config.get("attention_bias", False)
     rope = rotary.read(config, theta=500_000.0)
     scale = positive({"logit_scale": 0.0625, **config}, "logit_scale")
-    return {**rope, "head.logits_scale": scale, "attention.qkv_bias": bias, "attention.output_bias": bias}
+    return {**rope, "head.logits_scale": scale, **attention_biases(config)}
 
 
 def _write(model: Model) -> Config:

@@ -61,6 +61,12 @@ def positive(config: Config, key: str, what: str = "") -> Any:
     return value
 
 
+def attention_biases(config: Config, default: bool = False) -> dict[str, Any]:
+    """`attention_bias`, one flag for all biases of attention."""
+    bias = config.get("attention_bias", default)
+    return {"attention.qkv_bias": bias, "attention.output_bias": bias}
+
+
 LAYERNORM = Model(norm=Norm(kind="layernorm", epsilon=1e-5, bias=True), mlp=MLP(gated=False))
 BIASED = replace_fields(
     LAYERNORM,

@@ -6,7 +6,7 @@ from typing import Any
 
 from research.config import MLP, Attention, Model, Norm
 from research.interop.families import llama, rotary
-from research.interop.families.family import Config, Family, positive
+from research.interop.families.family import Config, Family, attention_biases, positive
 
 _SANDWICH = {
     "attention_norm": "input_layernorm",
@@ -20,11 +20,10 @@ _CAPS = (("attention.softcap", "attn_logit_softcapping"), ("head.softcap", "fina
 
 
 def _read(config: Config) -> dict[str, Any]:
-    bias = config.get("attention_bias", False)
     scale = {"embedding.scale": config["hidden_size"] ** 0.5}
     # of old files that say gelu the tanh form is meant
     tanh = {"mlp.activation": "gelu_tanh"} if config.get("hidden_act") == "gelu" else {}
-    return {**scale, **tanh, "attention.qkv_bias": bias, "attention.output_bias": bias}
+    return {**scale, **tanh, **attention_biases(config)}
 
 
 def _read2(config: Config, every: int = 2, window: int = 4096, caps: tuple[Any, Any] = (50.0, 30.0)) -> dict[str, Any]:
@@ -74,19 +73,16 @@ GEMMA = Family(
     requires=(("use_bidirectional_attention", False),),
     without_effect=("hidden_activation",),  # which transformers does not read in this family
 )
+_SIZES = {
+    **{"hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26},
+    **{"num_attention_heads": 8, "num_key_value_heads": 4},
+}
 GEMMA2 = replace(
     GEMMA,
     model_type="gemma2",
     architecture="Gemma2ForCausalLM",
     base=replace(GEMMA.base, norm=Norm(placement="sandwich")),
-    fields=_fields(
-        "hidden_activation",
-        hidden_size=2304,
-        intermediate_size=9216,
-        num_hidden_layers=26,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-    ),
+    fields=_fields("hidden_activation", **_SIZES),
     names=lambda model: NAMES2,
     read=lambda config: {**_read2(config), **rotary.read(config)},
     write=lambda model: {**_write2(model), **rotary.write(model)},
@@ -99,16 +95,7 @@ GEMMA3 = replace(
     model_type="gemma3_text",
     architecture="Gemma3ForCausalLM",
     base=replace(GEMMA2.base, attention=Attention(qk_norm=True)),
-    fields=_fields(
-        "hidden_activation",
-        vocab_size=262_208,
-        max_position_embeddings=131_072,
-        hidden_size=2304,
-        intermediate_size=9216,
-        num_hidden_layers=26,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-    ),
+    fields=_fields("hidden_activation", **_SIZES, vocab_size=262_208, max_position_embeddings=131_072),
     read=_read3,
     write=lambda model: {**_write2(model), **rotary.write_by_layer(model)},
     reads=(*GEMMA2.reads, "sliding_window_pattern", "rope_local_base_freq"),

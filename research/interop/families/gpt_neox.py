@@ -5,7 +5,7 @@ from typing import Any
 
 from research.config import Model, replace_fields
 from research.interop.families import rotary
-from research.interop.families.family import LAYERNORM, Config, Family
+from research.interop.families.family import LAYERNORM, Config, Family, attention_biases
 from research.interop.names import Names, layers
 
 NAMES = Names(
@@ -38,10 +38,9 @@ NAMES = Names(
 
 
 def _read(config: Config) -> dict[str, Any]:
-    bias = config.get("attention_bias", True)
     named = {"rope_theta": config.get("rotary_emb_base"), "partial_rotary_factor": config.get("rotary_pct")}
     rope = rotary.read({key: value for key, value in named.items() if value is not None} | config, share=0.25)
-    return {**rope, "attention.qkv_bias": bias, "attention.output_bias": bias}
+    return {**rope, **attention_biases(config, default=True)}
 
 
 def _write(model: Model) -> Config:

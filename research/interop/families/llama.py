@@ -5,7 +5,7 @@ from typing import Any
 
 from research.config import Model
 from research.interop.families import rotary
-from research.interop.families.family import Config, Family
+from research.interop.families.family import Config, Family, attention_biases
 from research.interop.names import Names, layers
 
 ATTENTION = {
@@ -54,8 +54,7 @@ def names(*modules: dict[str, str], **others: Any) -> Names:
 
 def read(config: Config) -> dict[str, Any]:
     """Rotary positions, and one flag for all biases of attention."""
-    bias = config.get("attention_bias", False)
-    return {**rotary.read_uniform(config), "attention.qkv_bias": bias, "attention.output_bias": bias}
+    return {**rotary.read_uniform(config), **attention_biases(config)}
 
 
 def write(model: Model) -> Config:

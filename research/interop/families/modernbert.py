@@ -5,7 +5,7 @@ from typing import Any
 from research.config import Model, replace_fields
 from research.errors import InputError
 from research.interop.families import rotary
-from research.interop.families.family import LAYERNORM, Config, Family, their_activation
+from research.interop.families.family import LAYERNORM, Config, Family, attention_biases, their_activation
 from research.interop.names import Names, layers
 
 NAMES = Names(
@@ -46,7 +46,6 @@ def _read(config: Config) -> dict[str, Any]:
     depth, every = config["num_hidden_layers"], config.get("global_attn_every_n_layers", 3)
     kinds = config.get("layer_types")
     every, first = rotary.pattern(kinds or rotary.layer_types(depth, every, 0), depth)
-    bias = config.get("attention_bias", False)
     by_layer = {**config, "rope_theta": config.get("global_rope_theta")}
     by_layer["rope_local_base_freq"] = config.get("local_rope_theta")
     rope = rotary.read_by_layer(by_layer, 160_000.0, 10_000.0)
@@ -57,8 +56,7 @@ def _read(config: Config) -> dict[str, Any]:
         "attention.window": config.get("local_attention", 128) // 2,
         "attention.global_every": every,
         "attention.first_global": first,
-        "attention.qkv_bias": bias,
-        "attention.output_bias": bias,
+        **attention_biases(config),
     }
 
 

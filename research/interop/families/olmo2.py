@@ -6,7 +6,7 @@ from typing import Any
 
 from research.config import Attention, Model, Norm
 from research.interop.families import llama, rotary
-from research.interop.families.family import Config, Family
+from research.interop.families.family import Config, Family, attention_biases
 
 NAMES = llama.names(
     llama.ATTENTION,
@@ -18,8 +18,7 @@ NAMES = llama.names(
 def _read_olmo3(config: Config) -> dict[str, Any]:
     window = rotary.read_layers({"sliding_window": 4096, **config}, every=4, first=3)
     rope = rotary.read_by_layer(config, theta=500_000.0, local_theta=500_000.0)
-    bias = config.get("attention_bias", False)
-    return {**window, **rope, "attention.qkv_bias": bias, "attention.output_bias": bias}
+    return {**window, **rope, **attention_biases(config)}
 
 
 OLMO2 = Family(

@@ -5,24 +5,20 @@ from typing import Any
 from research.config import Model
 from research.errors import InputError
 from research.interop.families import llama, rotary
-from research.interop.families.family import Config, Family
+from research.interop.families.family import Config, Family, attention_biases
 
 
 def _read(config: Config) -> dict[str, Any]:
-    depth, every, rotates = (
-        config["num_hidden_layers"],
-        config.get("no_rope_layer_interval", 4),
-        config.get("no_rope_layers"),
-    )
+    depth, every = config["num_hidden_layers"], config.get("no_rope_layer_interval", 4)
+    rotates = config.get("no_rope_layers")
     if rotates is not None:
         every = rotates.index(0) + 1 if 0 in rotates else 0
     if rotates is not None and rotates != _rotates(depth, every):
         raise InputError(
             f"no_rope_layers: of num_hidden_layers = {depth} every n-th can be without rotation, not {rotates}"
         )
-    bias = config.get("attention_bias", False)
     rope = rotary.read_uniform(config, theta=2_000_000.0)
-    return {**rope, "positions.skip_every": every, "attention.qkv_bias": bias, "attention.output_bias": bias}
+    return {**rope, "positions.skip_every": every, **attention_biases(config)}
 
 
 def _rotates(depth: int, every: int) -> list[int]:
