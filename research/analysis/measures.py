@@ -10,6 +10,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from research.errors import InputError
+from research.inference import text_examples
 from research.inference.inside import Measure
 from research.inference.language_model import LanguageModel
 
@@ -40,7 +41,7 @@ def divergence(lm: LanguageModel, texts: Sequence[str] | str) -> Measure:
     """The Kullback-Leibler divergence, nats, of the distribution from the one that the model has without any edit."""
     examples = lm.examples(texts)
     logits = lm.run(examples).logits
-    read = [logits[number, place] for number, place in enumerate(lm.answer_places(examples))]
+    read = [logits[number, place] for number, place in enumerate(text_examples.answer_places(lm.tokenizer, examples))]
     return Partial(_divergence, np.stack(read))
 
 

@@ -11,7 +11,8 @@ import research
 from research.commands import command_line
 from research.errors import InputError
 from research.inference.generation import Sampling
-from research.inference.language_model import MASK, LanguageModel
+from research.inference.language_model import LanguageModel
+from research.inference.text_examples import MASK
 from research.runtime import processes
 
 GAP = "[SPAN]"  # where a span is to be filled in

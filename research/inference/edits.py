@@ -66,7 +66,7 @@ def set(place: str, value: Any, **at: Index) -> Edit:
 
 def add(place: str, value: Any, **at: Index) -> Edit:
     """The sum of what is there and the value."""
-    return Edit(place, _add, value, at)
+    return Edit(place, added, value, at)
 
 
 def scale(place: str, factor: Any, **at: Index) -> Edit:
@@ -114,7 +114,8 @@ def _set(x: Array, value: Array) -> Array:
     return jnp.broadcast_to(value, x.shape)
 
 
-def _add(x: Array, value: Array) -> Array:
+def added(x: Array, value: Array) -> Array:
+    """What `add` computes."""
     return x + value
 
 

@@ -324,17 +324,16 @@ def _gradients(
     """The derivative by what is added, which is nothing."""
 
     def total(added: Mapping[str, Array]) -> tuple[Array, tuple[Array, dict[str, Array]]]:
-        sums = {name: (*changes.get(name, ()), Change(_sum, jnp.ones_like(x, bool), x)) for name, x in added.items()}
+        sums = {
+            name: (*changes.get(name, ()), Change(editing.added, jnp.ones_like(x, bool), x))
+            for name, x in added.items()
+        }
         features, recorded = models.run(model, params, batch, frozenset(added), {**changes, **sums})
         measured = measure(_read(model, params, features, read))
         return jnp.sum(measured), (measured, recorded)
 
     (_, (measured, recorded)), slopes = jax.value_and_grad(total, has_aux=True)(nothing)
     return measured, recorded, slopes
-
-
-def _sum(x: Array, value: Array) -> Array:
-    return x + value
 
 
 logits = jax.jit(models.logits, static_argnums=0)

@@ -21,14 +21,13 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from research import objectives
 from research.config import Model
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
-from research.inference import batch_generation, generation, inside, prompting, scoring
+from research.inference import batch_generation, generation, inside, prompting, scoring, text_examples
 from research.inference.batch_generation import GeneratedBatch
 from research.inference.edits import Edit
-from research.inference.generation import Prompt, Sampling, Settings, bucket
+from research.inference.generation import Prompt, Sampling, Settings
 from research.inference.inside import ForwardPass, Inside, Measure
 from research.inference.prompting import Prompted, PromptFormat
 from research.inference.requests import Continuation, Generation, Scorable, Score
@@ -37,8 +36,6 @@ from research.inference.table import Table
 from research.models import Params, size
 from research.objectives import SHIPPED, Batch, Example, Objective, Request
 from research.sharding import Layout, gather_to_host
-
-MASK = "[MASK]"  # how a hidden token is written in a text
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,7 @@ class LanguageModel:
         if self._encoder_decoder:
             raise InputError("an encoder-decoder reads an input and an output: use token_losses or score")
         chosen = self._that_answers("rolling", objective)
-        rows = [self._document(text) for text in texts]
+        rows = [text_examples.document(self.tokenizer, text) for text in texts]
         scores = self._logits([self._read(chosen, row) for row in rows])
         mode = chosen.mode is not None
         return [scores[number, mode : mode + len(row)] for number, row in enumerate(rows)]
@@ -117,7 +114,7 @@ class LanguageModel:
     ) -> Example:
         """A text as one of the model's objectives shows it in training; arguments as of `token_losses`."""
         chosen = self._objective(objective)
-        parts: tuple[np.ndarray, ...] = (self._document(chosen.input_prefix + text),)
+        parts: tuple[np.ndarray, ...] = (text_examples.document(self.tokenizer, chosen.input_prefix + text),)
         if chosen.separate_texts:
             if answer is None:
                 raise InputError(f"{chosen.name!r} has an input and an output: give its output as `answer`")
@@ -193,9 +190,9 @@ class LanguageModel:
     def fill(self, text: str, count: int = 5, objective: str | None = None) -> list[list[Candidate]]:
         """For each `[MASK]` of the text its most probable tokens."""
         chosen = self._that_answers("fill", objective)
-        if MASK not in text:
-            raise InputError(f"there is no {MASK} in {text!r}")
-        example = self._with_masks(chosen, text)
+        if text_examples.MASK not in text:
+            raise InputError(f"there is no {text_examples.MASK} in {text!r}")
+        example = text_examples.with_masks(chosen, self.tokenizer, text, self._encoder_decoder)
         scores = self._logits([example])[0]
         return [self._candidates(scores[place], count) for place in np.flatnonzero(example.tokens == self._mask)]
 
@@ -203,7 +200,7 @@ class LanguageModel:
         """What stands between two texts: through a sentinel, as span corruption trained it. A model that was trained
         on masks alone fills `sampling.tokens` of them (one, if None), each time the one of which it is surest."""
         chosen = self._that_answers("infill", objective)
-        kept = self._before_gap(left)
+        kept = text_examples.before_gap(self.tokenizer, left)
         if "fill" in chosen.answers:
             said = self._unmask(chosen, kept, sampling.tokens if sampling else 1, right)
         else:
@@ -215,7 +212,7 @@ class LanguageModel:
 
     def read(self, text: str, objective: str | None = None) -> Example:
         """A text as a whole document, as an objective reads it with nothing hidden."""
-        return self._read(self._objective(objective), self._document(text))
+        return self._read(self._objective(objective), text_examples.document(self.tokenizer, text))
 
     def run(
         self,
@@ -253,7 +250,7 @@ class LanguageModel:
         by one compiled program. The logits are those of the last token of a text, or of its first `[MASK]`."""
         examples = self.examples(texts, objective)
         several = [[each] if isinstance(each, Edit) else each for each in edits]
-        batch, read = self._batch(examples, finely=True), self.answer_places(examples)
+        batch, read = self._batch(examples, finely=True), text_examples.answer_places(self.tokenizer, examples)
         return inside.sweep(self.config, self.params, batch, examples, read, several, measure)
 
     def gradients(
@@ -268,7 +265,7 @@ class LanguageModel:
         the derivative of the measure by that. See `sweep` and `run` for the arguments."""
         examples = self.examples(texts, objective)
         patterns = (record,) if isinstance(record, str) else record
-        batch, read = self._batch(examples, finely=True), self.answer_places(examples)
+        batch, read = self._batch(examples, finely=True), text_examples.answer_places(self.tokenizer, examples)
         return inside.gradients(self.config, self.params, batch, examples, read, patterns, measure, edits)
 
     def examples(self, texts: str | Example | Sequence[str | Example], objective: str | None = None) -> list[Example]:
@@ -300,20 +297,10 @@ class LanguageModel:
     def _encoder_decoder(self) -> bool:
         return self.config.encoder_depth > 0
 
-    def _before_gap(self, text: str) -> str:
-        """Without a space at its end, where a space belongs to the word after it: then what fills the gap brings it."""
-        return text if self.tokenizer.vocabulary.starts_word is None else text.removesuffix(" ")
-
     @property
     def _mask(self) -> int:
         assert self.tokenizer.mask is not None
         return self.tokenizer.mask
-
-    def _with_masks(self, objective: Objective, text: str) -> Example:
-        """A document whose `[MASK]`s are hidden tokens."""
-        *before, last = text.split(MASK)
-        first, *others = (self.tokenizer.encode(part) for part in (*map(self._before_gap, before), last))
-        return self._read(objective, self._framed([*first, *(i for part in others for i in (self._mask, *part))]))
 
     def _asked(self, text: str, objective: str | None) -> Example:
         """What is read before an answer: a prompt, or where nothing is generated a document with masks."""
@@ -324,24 +311,7 @@ class LanguageModel:
             chosen = min(able, key=lambda each: each.preference)
         if "generation" in chosen.answers:
             return self._prompted(chosen, text).example
-        return self._with_masks(chosen, text)
-
-    def answer_places(self, examples: Sequence[Example]) -> list[int]:
-        """Of each the place whose logits are the answer: the first mask, or the last token."""
-        mask = -1 if self.tokenizer.mask is None else self.tokenizer.mask
-        hidden = [np.flatnonzero(example.tokens == mask) for example in examples]
-        return [
-            int(places[0]) if len(places) else len(example.tokens) - 1
-            for places, example in zip(hidden, examples, strict=True)
-        ]
-
-    def _framed(self, ids: Sequence[int]) -> np.ndarray:
-        vocabulary = self.tokenizer.vocabulary
-        return np.array([*vocabulary.begin, *ids, *vocabulary.end], np.int32)
-
-    def _document(self, text: str) -> np.ndarray:
-        """As documents are in training."""
-        return self._framed(self.tokenizer.encode(text))
+        return text_examples.with_masks(chosen, self.tokenizer, text, self._encoder_decoder)
 
     def _read(self, objective: Objective, tokens: np.ndarray) -> Example:
         return objective.read(tokens, self.tokenizer.vocabulary, self._encoder_decoder)
@@ -377,7 +347,7 @@ class LanguageModel:
     def _unmask(self, objective: Objective, left: str, masks: int, right: str) -> str:
         """Fills masks between two texts one by one."""
         before, after = self.tokenizer.encode(left), self.tokenizer.encode(right)
-        example = self._read(objective, self._framed([*before, *[self._mask] * masks, *after]))
+        example = self._read(objective, text_examples.framed(self.tokenizer, [*before, *[self._mask] * masks, *after]))
         tokens = example.tokens.copy()
         places = np.flatnonzero(tokens == self._mask)
         ordinary = [i for i in range(self.tokenizer.size) if i not in self.tokenizer.vocabulary.special]
@@ -392,19 +362,7 @@ class LanguageModel:
         return gather_to_host(inside.logits(self.config, self.params, self._batch(examples)))
 
     def _batch(self, examples: Sequence[Example], finely: bool = False) -> Batch:
-        """One example a row, padded to one of few lengths, or to the next multiple of four."""
-        most, longest = (
-            generation.places(self.config),
-            max(len(s) for e in examples for s in (e.tokens, e.source) if s is not None),
-        )
-        if most is not None and longest > most:
-            raise InputError(f"{longest} tokens do not fit into the model's {most} positions")
-        rounded = _next_fourth if finely else bucket
-        length = rounded(max(len(example.tokens) for example in examples))
-        source = None
-        if self._encoder_decoder:
-            source = rounded(max(len(example.source) for example in examples if example.source is not None))
-        return objectives.stack([objectives.row([example], length, source) for example in examples])
+        return text_examples.batch(self.config, examples, finely)
 
     def _candidates(self, scores: np.ndarray, count: int) -> list[Candidate]:
         probabilities = np.exp(_log_softmax(scores))
@@ -416,7 +374,3 @@ class LanguageModel:
 def _log_softmax(scores: np.ndarray) -> np.ndarray:
     shifted = scores - scores.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-
-
-def _next_fourth(length: int) -> int:
-    return -(-length // 4) * 4

@@ -9,7 +9,8 @@ from rich.text import Text
 from research.config import Objective
 from research.data import Corpus
 from research.inference.generation import Sampling
-from research.inference.language_model import MASK, LanguageModel
+from research.inference.language_model import LanguageModel
+from research.inference.text_examples import MASK
 
 SHOWN = 40  # tokens of a held-out document
 CONTINUED = Sampling(tokens=60, least=40, temperature=0.6, top_k=40)

@@ -1,5 +1,7 @@
 """Generation: what is chosen, where it ends, and that rows of a batch do not know of each other."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -140,3 +142,8 @@ def test_the_space_before_the_first_word_is_kept():
     assert tokenizer.encode("New York") == [1, 2] and tokenizer.decode([2]) == "York"
     assert text(tokenizer, Prompt([1], before=[1]), [2]) == " York"
     assert text(tokenizer, Prompt([0], source=[1]), [2]) == "York"
+
+
+def test_settings_are_the_fields_of_sampling():
+    fields = {field.name: field.type for field in dataclasses.fields(Sampling)}
+    assert generation.Settings.__annotations__ == fields

@@ -9,7 +9,7 @@ from research import models
 from research.analysis import measures
 from research.config import Lora
 from research.errors import InputError
-from research.inference import edits, inside
+from research.inference import edits, inside, text_examples
 from research.models import adapters
 from tests.analysis.models import TEXT, language_model
 
@@ -187,7 +187,7 @@ def test_gradients_are_those_of_small_changes(lm):
 def test_a_mask_is_where_a_masked_model_answers(lm):
     text = "the [MASK]at sat"
     (example,) = lm.examples(text, "masked")
-    assert lm.answer_places([example]) == [5]
+    assert text_examples.answer_places(lm.tokenizer, [example]) == [5]
     run = lm.run(example)
     best = lm.fill(text, 1, "masked")[0][0]
     assert lm.tokenizer.pieces([int(run.logits[0, 5].argmax())]) == [best.token]
