@@ -109,9 +109,14 @@ on() {
 
 # what runs there: everything that git would commit, with a Python that is new enough, apart from this connection
 archive=''
+facts=''
 prepare() {
   archive=$(mktemp --suffix .tar.gz)
-  (cd "$root" && git ls-files -z --cached --others --exclude-standard | tar --null --files-from - -czf "$archive")
+  facts=$(mktemp --directory) # which commit it is, as research/runtime/code_version.py reads it there
+  mkdir "$facts/research"
+  git -C "$root" describe --always --dirty --abbrev=40 --exclude '*' >"$facts/research/commit.txt"
+  (cd "$root" && git ls-files -z --cached --others --exclude-standard |
+    tar -czf "$archive" --null --files-from - --directory "$facts" research/commit.txt)
   run gcloud compute tpus tpu-vm scp "$archive" "$name:research.tar.gz" "${where[@]}" --worker all
   # the folders of packages and of compiled programs stay
   on all 'mkdir -p research && tar -xzf research.tar.gz -C research && cd research &&
@@ -136,7 +141,7 @@ follow() {
 
 created=''
 finish() {
-  rm -f "$archive"
+  rm -rf "$archive" "$facts"
   [[ ! $created || $keep ]] || remove || echo "error: $name could not be deleted: is it there? --delete removes it" >&2
 }
 trap finish EXIT

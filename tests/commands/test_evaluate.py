@@ -132,7 +132,9 @@ def test_a_killed_evaluation_goes_on(run, tmp_path, asked):
     """Killed as soon as answers are on disk; the second process asks only for the others."""
     arguments = [str(run), "--tasks", "addition", "reversal", "subtraction", "--prompt-format", "causal"]
     arguments += ["--untrained", "False", "--out", str(tmp_path)]
-    process = subprocess.Popen([sys.executable, "-m", "research", "evaluate", *arguments], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "research", "evaluate", *arguments], stdout=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 300
     while not kept(tmp_path) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)

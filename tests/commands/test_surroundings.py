@@ -46,7 +46,11 @@ def get_config() -> Experiment:
 def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
     usual = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": "", **environment}
     return subprocess.run(
-        [sys.executable, "-m", "research", *map(str, arguments)], cwd=ROOT, env=usual, capture_output=True, check=False
+        [sys.executable, "-P", "-m", "research", *map(str, arguments)],
+        cwd=ROOT,
+        env=usual,
+        capture_output=True,
+        check=False,
     )
 
 

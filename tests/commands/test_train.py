@@ -162,7 +162,7 @@ def test_a_run_that_is_stopped_and_goes_on_equals_one_that_was_not(longer, undis
     """Stopped by a real signal at whatever step it is; then the rest is taken, bit for bit like an undisturbed run."""
     path, stopped = tmp_path / "experiment.json", tmp_path / "stopped"
     config.save(longer, path)
-    command = [sys.executable, "-m", "research", "train", str(path), "--workdir", str(stopped)]
+    command = [sys.executable, "-P", "-m", "research", "train", str(path), "--workdir", str(stopped)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 120
     while not checkpoint.steps(stopped) and process.poll() is None and time.monotonic() < deadline:

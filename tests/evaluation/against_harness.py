@@ -80,7 +80,7 @@ def through_harness(backend: str, arguments: str, limit: int, folder: Path) -> W
 
 def through_evaluate(checkpoint: str, limit: int, folder: Path) -> Way:
     """Our evaluator."""
-    command = [sys.executable, "-m", "research", "evaluate", checkpoint, "--tasks", *TASKS, "--data", str(DATA)]
+    command = [sys.executable, "-P", "-m", "research", "evaluate", checkpoint, "--tasks", *TASKS, "--data", str(DATA)]
     run([*command, "--limit", str(limit), "--untrained", "False", "--out", str(folder)])
     results = {result["task"]: result for result in json.loads((folder / "results.json").read_text())}
     found = {}

@@ -48,7 +48,7 @@ def test_while_starting_it_is_one_line_and_its_own_exit_code(small, disk, tmp_pa
     folder = disk(64)
     (folder / "ballast").write_bytes(bytes(64 << 10))
     config.save(small, tmp_path / "experiment.json")
-    command = [sys.executable, "-m", "research", "train", str(tmp_path / "experiment.json")]
+    command = [sys.executable, "-P", "-m", "research", "train", str(tmp_path / "experiment.json")]
     ended = subprocess.run([*command, "--workdir", str(folder / "run")], capture_output=True, text=True)
     assert ended.returncode == files.STORAGE
     assert ended.stderr.startswith("error: No space left on device") and ended.stderr.count("\n") == 1
@@ -91,7 +91,7 @@ def test_a_read_only_disk_is_one_line_for_a_run_and_nothing_for_a_reader(small, 
     try:
         assert loading.load(str(folder / "run")).params
         for run in ("run", "another"):
-            command = [sys.executable, "-m", "research", "train", str(tmp_path / "given.json")]
+            command = [sys.executable, "-P", "-m", "research", "train", str(tmp_path / "given.json")]
             ended = subprocess.run([*command, "--workdir", str(folder / run)], capture_output=True, text=True)
             assert ended.returncode == files.STORAGE, ended.stderr
             assert ended.stderr.startswith("error: Read-only file system") and ended.stderr.count("\n") == 1

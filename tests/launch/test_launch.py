@@ -266,7 +266,11 @@ def test_three_ways_to_a_command_are_one(tmp_path):
     script = f"import sys, {module}; sys.argv[0] = 'research'; {module}.{name}()"
     environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
     for arguments in (["train", "nowhere.py"], ["train", "configs/quickstart.py", "--sead", "3"], ["nothing"]):
-        ways = ([sys.executable, "-c", script], [sys.executable, "-m", "research"], [tmp_path / "launch" / "local.sh"])
+        ways = (
+            [sys.executable, "-c", script],
+            [sys.executable, "-P", "-m", "research"],
+            [tmp_path / "launch" / "local.sh"],
+        )
         ended = [
             subprocess.run([*way, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
             for way in ways

@@ -66,7 +66,7 @@ def start(experiment: Experiment, folder: Path, count: int, *options: str, **how
     return launch(folder, count, "train", str(path), "--workdir", str(folder), *options, **how)
 
 
-def launch(folder: Path, count: int, *arguments: str, program=("-m", "research"), host="127.0.0.1", prefix=((),)):
+def launch(folder: Path, count: int, *arguments: str, program=("-P", "-m", "research"), host="127.0.0.1", prefix=((),)):
     """Processes with two devices each, and the files, beside a folder, of what they say.
 
     Args:

@@ -26,7 +26,6 @@ from tests.runtime.several import (
     losses,
     name,
     start,
-    started,
     until,
     wait_for,
     wait_for_a_checkpoint_after,
@@ -52,13 +51,6 @@ signal.signal(signal.SIGUSR1, fail)
 main()
 """
 SIGNALS = {"killed": signal.SIGKILL, "stalled": signal.SIGSTOP, "failed": signal.SIGUSR1}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def none_is_left():
-    yield
-    for process in started:
-        process.kill()
 
 
 @pytest.fixture(scope="module")

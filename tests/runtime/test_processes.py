@@ -28,19 +28,11 @@ from tests.runtime.several import (
     losses,
     name,
     start,
-    started,
     until,
     wait_for_a_checkpoint_after,
 )
 
 LOST = processes.LOST
-
-
-@pytest.fixture(scope="module", autouse=True)
-def none_is_left():
-    yield
-    for process in started:
-        process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +163,7 @@ def numbers(file):
 
 def test_half_of_what_several_processes_need_is_refused(experiment, tmp_path):
     config.save(experiment, tmp_path / "experiment.json")
-    command = [sys.executable, "-m", "research", "train", str(tmp_path / "experiment.json")]
+    command = [sys.executable, "-P", "-m", "research", "train", str(tmp_path / "experiment.json")]
     environment = os.environ | {processes.ADDRESS: "127.0.0.1:1", processes.COUNT: "2"}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ended.returncode == 2
