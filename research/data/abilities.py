@@ -47,7 +47,7 @@ HELD_OUT = 8  # one question of so many
 DIGITS = "0123456789"
 PAIRS = {"(": ")", "[": "]", "{": "}"}
 MOST = 10_000_000  # documents
-ATTEMPTS = 1000  # per question, after which too few questions are left
+ATTEMPTS = 1000  # besides those for each question, after which there are too few
 
 
 class Question(NamedTuple):
@@ -137,7 +137,7 @@ def held_out_questions(name: str, size: int, count: int) -> list[Question]:
 
 
 def stream(parts: tuple[Part, ...], count: int) -> Iterator[tuple[str, Question]]:
-    """Training questions with the names of their abilities."""
+    """Training questions with the names of their abilities, of which none is held out."""
     draw, whole = Draw("abilities", *parts), sum(part.rate for part in parts)
     for _ in range(count):
         place = draw.below(1 << 30) / (1 << 30) * whole
@@ -146,7 +146,7 @@ def stream(parts: tuple[Part, ...], count: int) -> Iterator[tuple[str, Question]
             if place < 0:
                 break
         ability = ABILITIES[part.name]
-        for _ in range(ATTEMPTS):
+        while True:
             size = ability.least + draw.below(part.size - ability.least + 1) if part.size > ability.least else part.size
             question = ability.make(draw, size)
             if not is_held_out(part.name, question):
@@ -241,10 +241,16 @@ def _hash(text: str) -> str:
 
 
 def _other_character(characters: str, draw: Draw, answer: str) -> str:
-    """The answer with another character in one place; a number does not begin with 0."""
+    """The answer with another character in one place."""
     place = draw.below(len(answer))
-    new = draw.one(characters.replace("0", "") if place == 0 and len(answer) > 2 else characters)
-    return answer[:place] + new + answer[place + 1 :]
+    return answer[:place] + draw.one(characters) + answer[place + 1 :]
+
+
+def _other_number(draw: Draw, answer: str) -> str:
+    """As `_other_character`; what has several digits does not begin with 0, which would give it away."""
+    while (other := _other_character(DIGITS, draw, answer)).startswith("0") and len(other) > 1:
+        pass
+    return other
 
 
 def _other_word(draw: Draw, answer: str) -> str:
@@ -254,8 +260,8 @@ def _other_word(draw: Draw, answer: str) -> str:
 _digit, _letter = partial(_other_character, DIGITS), partial(_other_character, LETTERS)
 _SIZES = {len(word) for word in WORDS}
 ABILITIES = {
-    "addition": Ability(partial(_arithmetic, "+", int.__add__), _digit, range(1, 41), 1),
-    "multiplication": Ability(partial(_arithmetic, "*", int.__mul__), _digit, range(1, 41), 1),
+    "addition": Ability(partial(_arithmetic, "+", int.__add__), _other_number, range(1, 41), 1),
+    "multiplication": Ability(partial(_arithmetic, "*", int.__mul__), _other_number, range(1, 41), 1),
     "modular": Ability(_modular, _digit, range(5, 101), 101),
     "reversal": Ability(partial(_transformed, "R", lambda text: text[::-1]), _letter, range(3, 101), 3),
     "unscrambling": Ability(_unscrambling, _other_word, range(min(_SIZES), max(_SIZES) + 1), min(_SIZES)),
