@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from research.config import MLP, Attention, Data, Evaluation, Logging, Mesh, Model, Probes, Step, replace_fields
-from research.data import store, tokenizers
+from research.data import tokenizers
 from research.errors import InputError
 from research.runs import run_folder
 from research.runs.trainer import train
@@ -19,7 +19,7 @@ TWO_HEADS = Model(width=16, depth=1, attention=Attention(heads=2), mlp=MLP(width
 def prepared(monkeypatch):
     """The names of the sources that are tokenised; none may be."""
     sources: list[str] = []
-    monkeypatch.setattr(store, "prepare", lambda source, *_, **__: sources.append(source.name))
+    monkeypatch.setattr(tokenising, "prepare", lambda source, *_, **__: sources.append(source.name))
     yield sources
     assert sources == []
 
