@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from research.config import MLP, Attention, Data, Evaluation, Logging, Mesh, Model, Probes, Step, replace_fields
-from research.data import tokenizers
+from research.data import tokenising, tokenizers
 from research.errors import InputError
 from research.runs import run_folder
 from research.runs.trainer import train
