@@ -19,6 +19,7 @@ from research.inference.language_model import LanguageModel
 from research.interop import tokenizer_json
 from research.models import families
 from research.runs import convert
+from tests.models.tiny import logits
 
 TEXT = "Return a list of the naïve 言葉 \x00 in 12 files."
 SMALL = {
@@ -101,7 +102,7 @@ def test_an_encoder_decoder_starts_and_ends_there_as_here(tmp_path):
     assert peer.config.decoder_start_token_id == 256
     output = np.array([sentinel, *ours.tokenizer.encode("name"), 0], np.int32)
     batch = objectives.stack([objectives.row([objectives.join(np.array(source, np.int32), output, 256)], 8, 32)])
-    wanted = np.asarray(models.logits(ours.config, ours.params, batch))[0, : len(output)]
+    wanted = np.asarray(logits(ours.config, ours.params, batch))[0, : len(output)]
     got = said(peer, input_ids=source, decoder_input_ids=batch.tokens[0, : len(output)].tolist())
     np.testing.assert_allclose(got, wanted, atol=1e-4 * np.abs(wanted).max())
 

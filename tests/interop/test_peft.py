@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 
-import jax
 import numpy as np
 import pytest
 
@@ -18,9 +17,17 @@ pytest.importorskip("transformers")
 theirs = pytest.importorskip("peft")
 
 from tests.interop import peers  # noqa: E402
+from tests.models.tiny import logits  # noqa: E402
 
 LORA = Lora(rank=3, alpha=5.0)
 PARTIAL = Lora(rank=2, targets=("*/query", "*/value", "*/mlp/up"))
+
+
+def with_adapters(model, params):
+    """These parameters and adapters of random numbers."""
+    random, shapes = np.random.default_rng(0), adapters.shapes(model)
+    drawn = {path: random.normal(0, 0.3, shapes[path].shape) for path in shapes if adapters.is_adapter(path)}
+    return models.unflatten(models.flatten(params) | {path: x.astype(np.float32) for path, x in drawn.items()})
 
 
 @pytest.mark.parametrize(
@@ -31,15 +38,12 @@ def test_peft_loads_what_is_written(tmp_path, name, lora):
     peer = peers.peer(name)
     plain, _, params = peers.ours(peer)
     model = replace(plain, lora=lora)
-    leaves = models.flatten(params) | adapters.create(model, jax.random.key(0))
-    random = np.random.default_rng(0)
-    for path in [path for path in leaves if path.endswith("lora_b")]:
-        leaves[path] = random.normal(0, 0.3, leaves[path].shape).astype(np.float32)
-    peft.write(tmp_path / "adapter", model, models.unflatten(leaves), "the/base")
+    adapted = with_adapters(model, params)
+    peft.write(tmp_path / "adapter", model, adapted, "the/base")
     assert json.loads((tmp_path / "adapter/adapter_config.json").read_text())["base_model_name_or_path"] == "the/base"
 
     batch = peers.batch(name, plain.vocabulary)
-    ours = np.asarray(models.logits(model, models.unflatten(leaves), batch))
+    ours = np.asarray(logits(model, adapted, batch))
     before = peers.outputs(peer, batch).detach().numpy()
     loaded = theirs.PeftModel.from_pretrained(peer, tmp_path / "adapter").eval()
     with torch.no_grad():
@@ -52,6 +56,5 @@ def test_peft_loads_what_is_written(tmp_path, name, lora):
 def test_rows_that_are_ordered_otherwise_are_refused(tmp_path, name):
     plain, _, params = peers.ours(peers.peer(name))
     model = replace(plain, lora=LORA)
-    leaves = models.flatten(params) | adapters.create(model, jax.random.key(0))
     with pytest.raises(InputError, match="orders its rows otherwise"):
-        peft.write(tmp_path / "adapter", model, models.unflatten(leaves), "the/base")
+        peft.write(tmp_path / "adapter", model, with_adapters(model, params), "the/base")

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from research import models
 from research.data import tokenizers
 from research.errors import InputError
 from research.interop import huggingface, mapping, tokenizer_json
@@ -15,6 +14,7 @@ pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
 from tests.interop import peers  # noqa: E402
+from tests.models.tiny import logits  # noqa: E402
 
 GPT2 = {"target_modules": ["c_attn", "c_fc"], "fan_in_fan_out": True}
 LLAMA = {"target_modules": ["q_proj", "v_proj", "up_proj"], "modules_to_save": ["o_proj"]}
@@ -50,7 +50,7 @@ def saved(tmp_path_factory):
 def test_an_adapter_is_put_on_its_model(saved, name, settings):
     folder, batch, expected = saved(name, **settings)
     model, names, tensors = huggingface.read(folder)
-    ours = np.asarray(models.logits(model, mapping.load_params(model, names, tensors), batch))
+    ours = np.asarray(logits(model, mapping.load_params(model, names, tensors), batch))
     np.testing.assert_allclose(ours, expected, atol=1e-5 * np.abs(expected).max())
 
 

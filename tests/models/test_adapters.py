@@ -11,6 +11,7 @@ from research import models
 from research.config import MLP, Attention, Lora, Model, resolve
 from research.models import adapters
 from research.objectives import Batch
+from tests.models.tiny import init, logits
 
 BASE = resolve(Model(width=24, depth=2, vocabulary=29, attention=Attention(heads=2), mlp=MLP(width=130)), 29, 16)
 LORA = Lora(rank=3, alpha=6.0, targets=("*/query", "*/mlp/*", "*/out"))
@@ -18,16 +19,16 @@ RANDOM = np.random.default_rng(0)
 TOKENS = RANDOM.integers(0, 29, (2, 12)).astype(np.int32)
 PLACES = np.broadcast_to(np.arange(12, dtype=np.int32), TOKENS.shape)
 BATCH = Batch(TOKENS, TOKENS, np.ones(TOKENS.shape, np.float32), PLACES, np.ones_like(TOKENS), PLACES)
-logits = jax.jit(models.logits, static_argnums=0)
+create = jax.jit(adapters.create, static_argnums=0)
 
 
 @pytest.fixture(scope="module")
 def params() -> models.Params:
-    return models.init(BASE, jax.random.key(0))
+    return init(BASE, jax.random.key(0))
 
 
 def adapted(config: Model, params: models.Params) -> dict[str, jax.Array]:
-    leaves = adapters.create(config, jax.random.key(1))
+    leaves = create(config, jax.random.key(1))
     for path, array in models.flatten(params).items():
         leaves |= adapters.stored(config, path, array)
     return leaves

@@ -23,6 +23,7 @@ def model(length: int = 24, **changes: Any) -> Model:
 
 init = jax.jit(models.init, static_argnums=0)
 hidden = jax.jit(models.hidden, static_argnums=0)
+logits = jax.jit(models.logits, static_argnums=0)
 
 
 def parameters(model: Model) -> models.Params:

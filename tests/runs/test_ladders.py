@@ -6,13 +6,14 @@ import jax
 import numpy as np
 import pytest
 
-from research import interop, models
+from research import interop
 from research.commands import evaluate as evaluate_command
 from research.config import replace_fields, resolve
 from research.data import hub, tokenizers
 from research.errors import InputError
 from research.interop.families import FAMILIES
 from research.runs import ladders, loading
+from tests.models.tiny import init
 
 TINY = {"vocabulary": 264, "width": 16, "depth": 1, "attention.heads": 2, "mlp.width": 24, "positions.max_length": 64}
 
@@ -21,7 +22,7 @@ def save(folder, seed: int) -> None:
     """A Pythia of random weights."""
     model = resolve(replace_fields(FAMILIES["gpt_neox"].base, {**TINY, "head.tied": False}), 264, 64)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    interop.write(folder, model, models.init(model, jax.random.key(seed)), tokenizers.load("bytes"))
+    interop.write(folder, model, init(model, jax.random.key(seed)), tokenizers.load("bytes"))
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from research.config import Attention, Causal, Data, Experiment, Lora, Mesh, Mod
 from research.errors import InputError
 from research.training import memory
 from research.training.compiled_steps import compiled_steps
+from tests.models.tiny import init
 
 SMALL = Experiment(
     model=config.resolve(Model(width=64, depth=2, attention=Attention(heads=2)), 256, 32), data=Data(length=32, batch=8)
@@ -41,9 +42,7 @@ def test_parameters_moments_gradients_and_activations(monkeypatch):
 
 
 def made(experiment):
-    from research import models
-
-    return models.init(experiment.model, jax.random.key(0))
+    return init(experiment.model, jax.random.key(0))
 
 
 def test_a_mesh_microbatches_and_adapters_need_less(monkeypatch):

@@ -13,6 +13,7 @@ from research.models import adapters
 from research.objectives import Batch
 from research.training import partition, state
 from research.training.compiled_steps import compiled_steps
+from tests.models.tiny import init
 
 MODEL = config.resolve(Model(width=16, depth=2, vocabulary=32, attention=Attention(heads=2)), 32, 8)
 EXPERIMENT = Experiment(
@@ -44,7 +45,7 @@ def changed(experiment: Experiment, leaves: dict) -> tuple[set[str], list[float]
 
 @pytest.fixture(scope="module")
 def leaves() -> dict:
-    return models.flatten(models.init(MODEL, jax.random.key(0)))
+    return models.flatten(init(MODEL, jax.random.key(0)))
 
 
 def copied(leaves: dict) -> dict:
@@ -66,7 +67,7 @@ def test_patterns_freeze(leaves):
 @pytest.mark.parametrize("bits", [32, 8, 4])
 def test_adapters_alone_are_trained(leaves, bits):
     model = replace(MODEL, lora=Lora(rank=2), quantization_bits=bits)
-    adapted = adapters.create(model, jax.random.key(1))
+    adapted = jax.jit(adapters.create, static_argnums=0)(model, jax.random.key(1))
     for path, leaf in copied(leaves).items():
         adapted |= adapters.stored(model, path, leaf)
     moved, losses = changed(replace(EXPERIMENT, model=model), adapted)

@@ -1,6 +1,8 @@
 """cuDNN's attention: which documents it finds, that it lowers, and, on an NVIDIA GPU (`JAX_PLATFORMS=cuda`), that it is
 the plain one. Elsewhere `packed.py` stands for it."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,20 +30,17 @@ def heads(length, keys=None, width=64):
     return query, cotangent, key, value
 
 
-def gradients(attend, seen, real, dtype, query, cotangent, key, value):
-    @jax.jit
-    def run(*inputs):
-        inputs = [x.astype(dtype) for x in inputs]
-        out, back = jax.vjp(lambda *xs: attend(*xs, seen, 0.125, None), *inputs)
-        return [x.astype(jnp.float32) for x in (jnp.where(real, out, 0), *back((cotangent * real).astype(dtype)))]
-
-    return run(query, key, value)
+@partial(jax.jit, static_argnums=(0, 1))
+def gradients(attend, dtype, seen, real, query, cotangent, key, value):
+    inputs = [x.astype(dtype) for x in (query, key, value)]
+    out, back = jax.vjp(lambda *xs: attend(*xs, seen, 0.125, None), *inputs)
+    return [x.astype(jnp.float32) for x in (jnp.where(real, out, 0), *back((cotangent * real).astype(dtype)))]
 
 
 def assert_as_near_as_plain(seen, real, arrays, attend=cudnn.attend):
     """Values and gradients: in bfloat16 both implementations are as near to float32's."""
-    exact, usual = (gradients(plain.attend, seen, real, dtype, *arrays) for dtype in (jnp.float32, jnp.bfloat16))
-    fast = gradients(attend, seen, real, jnp.bfloat16, *arrays)
+    exact, usual = (gradients(plain.attend, dtype, seen, real, *arrays) for dtype in (jnp.float32, jnp.bfloat16))
+    fast = gradients(attend, jnp.bfloat16, seen, real, *arrays)
     for found, normal, true in zip(fast, usual, exact, strict=True):
         assert np.isfinite(found).all()
         allowed = jnp.linalg.norm(normal - true) + 1e-3 * jnp.linalg.norm(true)

@@ -91,6 +91,13 @@ def test_capped_scores_go_to_what_caps_them():
     assert kernels.fastest(query, seen, None, 2.0) == "blocks"
 
 
+@partial(jax.jit, static_argnums=0)
+def gradients(implementation, seen, bias, real, cotangent, *inputs):
+    """What is attended to, and its derivative by queries, keys and values."""
+    out, back = jax.vjp(lambda *xs: kernels.attend(*xs, seen, 0.3, bias, implementation), *inputs)
+    return jax.tree.map(lambda x: x.astype(jnp.float32), (out * real, back(cotangent * real)))
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=lambda dtype: dtype.__name__)
 @pytest.mark.parametrize("length", [13, 131])
 @pytest.mark.parametrize("case", CASES)
@@ -104,14 +111,11 @@ def test_every_implementation_is_the_plain_one(name, case, length, dtype):
     if case.startswith("causal"):
         real = jnp.asarray(causal_rows(length).segments > 0)[..., None, None]
 
-    @partial(jax.jit, static_argnums=0)
-    def attend(implementation, bias, *inputs):
-        out, back = jax.vjp(lambda *xs: kernels.attend(*xs[:3], seen, 0.3, xs[3], implementation), *inputs, bias)
-        return jax.tree.map(lambda x: x.astype(jnp.float32), (out * real, back(cotangent * real)[:3]))
-
     tolerance = 1e-5 if dtype == jnp.float32 else 0.05
     for bias in (None, relative(length)):
-        found, expected = (attend(which, bias, query, key, value) for which in (name, "plain"))
+        found, expected = (
+            gradients(which, seen, bias, real, cotangent, query, key, value) for which in (name, "plain")
+        )
         jax.tree.map(partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance), found, expected)
 
 
