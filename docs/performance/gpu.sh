@@ -39,7 +39,7 @@ else
 fi
 mkdir -p "$out"
 
-JAX_PLATFORMS=${JAX_PLATFORMS:-cuda} "$python" -m pytest -q tests/models/test_accelerator.py tests/models/test_attention.py
+JAX_PLATFORMS=${JAX_PLATFORMS:-cuda} "$python" -m pytest -q tests/models/kernels/test_cudnn.py tests/models/kernels/test_kernels.py
 
 measure() { # NAME ARGUMENTS…: at most 100 s, so that one that hangs does not cost the others
   echo "== $1 after $((SECONDS - began)) s"

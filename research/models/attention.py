@@ -8,7 +8,7 @@ import jax
 from jaxtyping import Array, Float, Int
 
 from research.config import Model
-from research.models import sharded
+from research.models import kernels, sharded
 from research.models.kernels import Intervals, RelativeBias, plain
 from research.models.norm import Norm
 from research.models.places import place, touched
@@ -33,6 +33,17 @@ class Context(NamedTuple):
     source: Float[Array, "batch source width"] | None = None  # what the encoder made; None: its keys are in the cache
     source_intervals: Intervals | None = None  # the tokens of the source that each query sees
     local: tuple[Intervals, Rope | None] | None = None  # what local layers have for `intervals` and `rope`
+
+
+def implementation(config: Model, length: int, dtype: str) -> tuple[str, str]:
+    """Which implementation of attention training takes for rows of `length` on the present platform, and why."""
+    settings = config.attention
+    if settings.dropout:
+        return "plain", "its weights have dropout"
+    if settings.implementation != "auto":
+        return settings.implementation, "as configured"
+    query = jax.ShapeDtypeStruct((1, length, settings.heads, settings.head_width), dtype)
+    return kernels.fastest(query, False, config.positions.kind == "relative", settings.softcap)
 
 
 class Attention(nn.Module):

@@ -56,7 +56,7 @@ def attend(
     device takes an early and a late part of each (`balance`)."""
     balanced, length = False, extent("length")
     if implementation == "auto":
-        implementation = kernels.fastest(query, intervals, bias, softcap)
+        implementation, _ = kernels.fastest(query, intervals.shared_prefix is not None, bias is not None, softcap)
     if length > 1:
         balanced = implementation == "splash" and intervals.causal and query.shape[1] // length % 2 == 0
         intervals = replace(intervals, causal=balanced)  # else a device's first query is not the row's first

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from research import models, sharding
 from research.config import Experiment
+from research.models import attention
 from research.runs import checks, prepared, records, results, run_folder, stopping
 from research.runs.checkpointing import Checkpointing
 from research.runs.clock import Clock
@@ -55,6 +56,7 @@ def train(
                 if main and first < last:
                     run_folder.drop_result(folder)
                 log.print(f"{folder}: {models.size(state.params):,} parameters, from step {first:,}{saved}")
+                log.print(_attention(experiment))
                 rows = run.compiled.layout.rows(experiment.data.batch)
                 with stopping.notices() as asked_to_stop, run.corpus.loader(first, last, rows) as loader:
                     for number, host_batch in meter.waiting(loader):
@@ -83,3 +85,8 @@ def train(
                 run_folder.write_result(folder, result)
     results.show(console, result, evaluators)
     return result
+
+
+def _attention(experiment: Experiment) -> str:
+    name, why = attention.implementation(experiment.model, experiment.data.length, experiment.step.compute_dtype)
+    return f"attention: {name} ({why})"

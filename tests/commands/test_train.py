@@ -174,6 +174,7 @@ def test_a_run_that_is_stopped_and_goes_on_equals_one_that_was_not(longer, undis
     assert there and there[-1] < LONGER
     if number == signal.SIGTERM:
         assert f"saved at step {there[-1]}" in output
+        assert "attention: plain (its weights have dropout)" in output
     train(longer, stopped, _quiet())
     one, other = (jax.tree.leaves(_params(folder, LONGER)) for folder in (stopped, undisturbed))
     for left, right in zip(one, other, strict=True):

@@ -8,7 +8,7 @@ import pytest
 from research import models
 from research.config import Lora, RopeScaling
 from research.models import Intervals
-from tests.models.tiny import POSITIONS, batch, example, hidden, model, parameters
+from tests.models.tiny import batch, example, hidden, model, parameters
 
 LENGTH, SOURCE, PROMPT = 16, 8, 9
 KINDS = {"causal": (1, 1, 1), "prefix": (3, 5, 2)}  # places that see each other, in each of three prompts
@@ -18,14 +18,16 @@ decode = jax.jit(models.decode, static_argnums=0)
 encode = jax.jit(models.encode, static_argnums=0)
 
 
-@pytest.mark.parametrize("positions", POSITIONS)
+LORA = Lora(rank=2, targets=("*/query", "decoder/layers/mlp/*"))
+
+
 @pytest.mark.parametrize(
-    ("encoder_depth", "kind", "window", "stacked", "lora"),
+    ("encoder_depth", "kind", "window", "stacked", "lora", "positions"),
     [
-        (0, "causal", 0, True, None),
-        (0, "prefix", 3, False, Lora(rank=2, targets=("*/query", "decoder/layers/mlp/*"))),
-        (2, "causal", 0, False, None),
-        (2, "causal", 3, True, None),
+        *((0, "causal", 0, True, None, positions) for positions in ("learned", "none")),
+        *((0, "prefix", 3, False, LORA, positions) for positions in ("rope", "relative")),
+        *((2, "causal", 0, False, None, positions) for positions in ("learned", "relative")),
+        *((2, "causal", 3, True, None, positions) for positions in ("rope", "none")),
     ],
 )
 def test_cached_decoding_is_the_whole_forward_pass(encoder_depth, positions, kind, window, stacked, lora):

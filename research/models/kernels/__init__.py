@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
@@ -35,15 +36,28 @@ def attend(
     """`plain.attend` by the named implementation, or, for "auto", by the `fastest`. What it computes is named
     "attention" (`jax.checkpoint_policies`)."""
     if implementation == "auto":
-        implementation = fastest(query, intervals, bias, softcap)
+        implementation, _ = fastest(query, intervals.shared_prefix is not None, bias is not None, softcap)
     out = IMPLEMENTATIONS[implementation](query, key, value, intervals, scale, bias, softcap)
     return out if implementation == "splash" else checkpoint_name(out, "attention")  # which names more, and itself
 
 
-def fastest(query: Array, intervals: Intervals, bias: RelativeBias | None, softcap: float = 0.0) -> Implementation:
-    """For the platform that is compiled for and for these arguments."""
-    if softcap:  # which no kernel has
-        return "blocks"
-    if platform.current() == "gpu" and cudnn.supported() and cudnn.fits(query, intervals, bias):
-        return "cudnn"
-    return "splash" if platform.current() == "tpu" and splash.fits(query, bias) else "blocks"
+def fastest(
+    query: Array | jax.ShapeDtypeStruct, shared_prefix: bool, biased: bool, softcap: float = 0.0
+) -> tuple[Implementation, str]:
+    """For the platform that is compiled for, queries of this shape and type, and intervals and a bias that are there or
+    not; and why."""
+    match platform.current():
+        case "gpu" | "tpu" if softcap:
+            return "blocks", "no kernel caps scores"
+        case "gpu" if not cudnn.supported():
+            return "blocks", "cuDNN's packed layout needs a Hopper GPU or a later one"
+        case "gpu" if cudnn.fits(query, shared_prefix, biased):
+            return "cudnn", "documents by their offsets, without a mask"
+        case "gpu":
+            return "blocks", f"cuDNN takes {cudnn.TAKES}"
+        case "tpu" if splash.fits(query, biased):
+            return "splash", "intervals in the kernel, without a mask"
+        case "tpu":
+            return "blocks", f"splash takes {splash.TAKES}"
+        case other:
+            return "blocks", f"there is no kernel for a {other.upper()}"

@@ -10,7 +10,7 @@ from research.models.kernels.bias import RelativeBias
 from research.models.kernels.intervals import Intervals
 
 BLOCKS = 4  # more save little of what lies behind them, and copy more keys
-LONGEST = 1024  # queries and keys whose scores exist at once, where they are not cut as causal rows are
+MOST = 1024 * 1024  # scores of a row and head that exist at once, where they are not cut as causal rows are
 SHORTEST = 64  # queries of a block: products with fewer are slow
 
 
@@ -25,7 +25,8 @@ def attend(
 ) -> Float[Array, "batch queries heads head"]:
     """As `plain.attend`, which it is in short rows whose intervals are not known to be causal. If they are, there are
     as many queries as keys."""
-    if min(query.shape[1], key.shape[1]) > LONGEST and (bias is not None or not intervals.causal):
+    whole = query.shape[1] * key.shape[1] <= MOST or query.shape[1] <= scanned.BLOCK
+    if not whole and (bias is not None or not intervals.causal):
         return scanned.attend(query, key, value, intervals, scale, bias, softcap)
     if not intervals.causal:
         return plain.attend(query, key, value, intervals, scale, bias, softcap)

@@ -21,6 +21,7 @@ from research.models.kernels.intervals import Intervals
 
 DOCUMENTS = 16  # of a row: cuDNN keeps a float per head and query for each
 MAX_HEAD_WIDTH = 256
+TAKES = f"16 bits, heads of a multiple of 8 up to {MAX_HEAD_WIDTH}, no bias and no shared prefix"
 
 
 def supported() -> bool:
@@ -28,11 +29,11 @@ def supported() -> bool:
     return float(getattr(jax.devices()[0], "compute_capability", "9.0")) >= 9.0
 
 
-def fits(query: Array, intervals: Intervals, bias: RelativeBias | None) -> bool:
-    """Whether cuDNN computes this: 16 bits, no bias, no shared prefix, and heads whose width it knows."""
+def fits(query: Array | jax.ShapeDtypeStruct, shared_prefix: bool, biased: bool) -> bool:
+    """Whether cuDNN computes this."""
     width = query.shape[-1]
     half = query.dtype in (jnp.bfloat16, jnp.float16)
-    return half and width % 8 == 0 and width <= MAX_HEAD_WIDTH and bias is None and intervals.shared_prefix is None
+    return half and width % 8 == 0 and width <= MAX_HEAD_WIDTH and not biased and not shared_prefix
 
 
 def attend(
@@ -50,7 +51,7 @@ def attend(
     arrays are there, for a batch with a row of more than `DOCUMENTS` documents, or of documents that are neither seen
     whole, nor causal after a prefix (those of layers with a sliding window are not).
     """
-    if softcap or not fits(query, intervals, bias):
+    if softcap or not fits(query, intervals.shared_prefix is not None, bias is not None):
         return blocks.attend(query, key, value, intervals, scale, bias, softcap)
     documents, known = find_documents(intervals, key.shape[1])
 

@@ -23,12 +23,13 @@ BLOCKS = (1024, 512, 256, 128)  # queries and keys of a block, the best first
 COMPUTE = 256  # keys whose scores exist at once in the backward kernel, and are one product in both
 PADDING = 1 / 8  # of a length, that may be added for the sake of larger blocks
 SHORTEST = 64  # queries that are worth a kernel: decoding has one
+TAKES = f"rows of at least {SHORTEST} tokens, and no bias"
 KEPT = 8 * 2**20  # bytes of on-chip memory for the gradients of a group of heads' queries
 
 
-def fits(query: Array, bias: RelativeBias | None) -> bool:
+def fits(query: Array | jax.ShapeDtypeStruct, biased: bool) -> bool:
     """Whether splash computes this, and is worth it."""
-    return bias is None and query.shape[1] >= SHORTEST
+    return not biased and query.shape[1] >= SHORTEST
 
 
 def attend(

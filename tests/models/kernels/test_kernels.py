@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.models import kernels, platform
-from research.models.kernels import Intervals, RelativeBias, blocks, cudnn, intervals, plain, scanned
+from research.models import attention, kernels, platform
+from research.models.kernels import Intervals, RelativeBias, blocks, cudnn, intervals, plain, scanned, splash
 from tests.models.kernels.test_intervals import the_rule
-from tests.models.tiny import batch, example, random_batch
+from tests.models.tiny import batch, example, model, random_batch
 
 LENGTH = 20
 ELSEWHERE = ("cudnn", "splash")  # have tests of their own
@@ -88,7 +88,8 @@ def test_capped_scores_go_to_what_caps_them():
         np.testing.assert_allclose(np.where(real, found, 0), np.where(real, expected, 0), rtol=1e-5, atol=1e-5)
     with pytest.raises(AssertionError):
         kernels.attend(query, key, value, seen, 0.3, None, "splash", 2.0)
-    assert kernels.fastest(query, seen, None, 2.0) == "blocks"
+    with platform.compiled_for("tpu"):
+        assert kernels.fastest(query, False, False, 2.0) == ("blocks", "no kernel caps scores")
 
 
 @partial(jax.jit, static_argnums=0)
@@ -117,6 +118,23 @@ def test_every_implementation_is_the_plain_one(name, case, length, dtype):
             gradients(which, seen, bias, real, cotangent, query, key, value) for which in (name, "plain")
         )
         jax.tree.map(partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance), found, expected)
+
+
+@pytest.mark.parametrize(
+    ("target", "changes", "dtype", "expected"),
+    [
+        ("cpu", {}, "bfloat16", ("blocks", "there is no kernel for a CPU")),
+        ("tpu", {}, "bfloat16", ("splash", "intervals in the kernel, without a mask")),
+        ("tpu", {"positions.kind": "relative"}, "bfloat16", ("blocks", f"splash takes {splash.TAKES}")),
+        ("gpu", {"width": 32}, "bfloat16", ("cudnn", "documents by their offsets, without a mask")),
+        ("gpu", {"width": 32}, "float32", ("blocks", f"cuDNN takes {cudnn.TAKES}")),
+        ("gpu", {"attention.dropout": 0.1}, "bfloat16", ("plain", "its weights have dropout")),
+        ("cpu", {"attention.implementation": "splash"}, "float32", ("splash", "as configured")),
+    ],
+)
+def test_what_a_run_will_take_is_known_before(target, changes, dtype, expected):
+    with platform.compiled_for(target):
+        assert attention.implementation(model(128, **changes), 128, dtype) == expected
 
 
 def test_auto_is_one_of_them():
@@ -224,11 +242,12 @@ def test_long_rows_have_no_array_of_queries_by_keys(target, bias, monkeypatch):
     """On no platform, whatever is chosen, in either direction: by the text of the traced program."""
     monkeypatch.setattr(cudnn.fused, "check_cudnn_version", lambda: 91_200)  # there need not be one here
     monkeypatch.setattr(cudnn.fused, "check_compute_capability", lambda _: True)
-    length = 2048
-    query = key = jnp.zeros((1, length, 4, 64), jnp.bfloat16)
-    for causal in (False, True):
-        seen = Intervals(jnp.zeros((1, length), int), jnp.full((1, length), length), causal=causal)
-        attend = partial(kernels.attend, intervals=seen, scale=0.1, bias=bias, implementation="auto")
+    keys = 2048
+    for length, causal in ((keys, False), (keys, True), (keys // 2, False)):  # the last: rows split over two devices
+        query, key = (jnp.zeros((1, size, 4, 64), jnp.bfloat16) for size in (length, keys))
+        seen = Intervals(jnp.zeros((1, length), int), jnp.full((1, length), keys), causal=causal)
+        own = bias and bias.of(slice(length))
+        attend = partial(kernels.attend, intervals=seen, scale=0.1, bias=own, implementation="auto")
         with platform.compiled_for(target):
             text = str(jax.make_jaxpr(lambda *arrays, a=attend: jax.vjp(a, *arrays)[1](arrays[0]))(query, key, key))
         shapes = [tuple(map(int, shape.split(","))) for shape in re.findall(r"\[(\d+(?:,\d+)+)\]", text)]
