@@ -31,8 +31,7 @@ if [[ $dry ]]; then
 else
   python3 -m venv --system-site-packages build/gpu
   python=build/gpu/bin/python
-  "$python" -m pip install -q "${wheels[@]}" array-record cattrs gguf grain nltk rouge-score sacrebleu tensorboardX \
-    tensorflow-datasets tokenizers typeguard tyro xxhash pytest hypothesis
+  "$python" -m pip install -q "${wheels[@]}" -e '.[metrics,gguf,tfds]' pytest hypothesis
   nvidia-smi --query-gpu=name,driver_version,power.limit --format=csv
   # compiled programs of other machines do not count as ours
   export RESEARCH_CACHE=$PWD/build/gpu-cache
