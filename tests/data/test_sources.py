@@ -160,12 +160,40 @@ def test_integers(tmp_path):
     assert [f.tolist() for f in fields(f"tokens:{tmp_path}/c.bin")] == [[8, 9]]
 
 
+def test_token_files_of_llm_c(tmp_path):
+    """As `write_datafile` of its `dev/data/data_common.py` writes them: a header of 256 int32, then the numbers."""
+    for magic, version, dtype, numbers in (
+        (20240520, 1, np.uint16, [5, 50_256]),
+        (20240801, 7, np.uint32, [128_000, 6]),
+    ):
+        header = np.zeros(256, np.int32)
+        header[:3] = magic, version, len(numbers)
+        (tmp_path / "x.bin").write_bytes(header.tobytes() + np.array(numbers, dtype).tobytes())
+        assert [f.tolist() for f in fields(f"tokens:{tmp_path}/x.bin")] == [numbers]
+        with pytest.raises(InputError, match=r"has the header of llm\.c for uint"):
+            fields(f"tokens:{tmp_path}/x.bin#int32")
+        header[2] = 3
+        (tmp_path / "x.bin").write_bytes(header.tobytes() + np.array(numbers, dtype).tobytes())
+        with pytest.raises(InputError, match="does not hold integers of type"):
+            fields(f"tokens:{tmp_path}/x.bin")
+
+
+def test_files_of_known_formats_are_no_raw_numbers(tmp_path):
+    np.savez(tmp_path / "x.npz", np.arange(3))
+    np.save(tmp_path / "x.npy", np.arange(4))
+    (tmp_path / "x.npy").rename(tmp_path / "y.bin")
+    for name, complaint in (("x.npz", "is a zip archive"), ("y.bin", "is an .npy file under another name")):
+        with pytest.raises(InputError, match=complaint):
+            fields(f"tokens:{tmp_path}/{name}")
+
+
 @pytest.mark.parametrize(
     ("content", "dtype", "message"),
     [
         (b"\1\2\3", "#uint16", "does not hold integers of type uint16"),
         (b"", "", "does not hold integers"),
         (b"\1\2", "#float32", "'float32' is not an integer dtype"),
+        (b"\1\2", "#m8", "'m8' is not an integer dtype"),
         (b"\1\2", "#letters", "'letters' is not an integer dtype"),
     ],
 )
