@@ -123,8 +123,19 @@ def _rendered(
     known = {**roles, **dict.fromkeys(BESIDE), **beside}
     return chat_template.render(
         tokenizer.chat_template,
-        [{**known, "messages": list(messages), "add_generation_prompt": reply} for messages, reply in conversations],
+        [
+            {**known, "messages": list(map(_reasoned, messages)), "add_generation_prompt": reply}
+            for messages, reply in conversations
+        ],
     )
+
+
+def _reasoned(message: Message) -> Message:
+    """With the reasoning of a message under each name that templates read, as `_alias_reasoning_fields` of
+    `transformers` gives it to them."""
+    found = (message[name] for name in ("reasoning_content", "thinking", "reasoning") if message.get(name) is not None)
+    reasoning = next(found, None)
+    return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
 
 
 def _depends(tokenizer: Tokenizer, messages: Sequence[Message], beside: dict[str, Any], text: str) -> int:

@@ -219,6 +219,6 @@ FORMS = {
     "text": Form("text:GLOB", lambda _: _text),
     "jsonl": Form("jsonl:GLOB#FIELD[,FIELD2]", lambda names: partial(_jsonl, names), (1, 2)),
     "parquet": Form("parquet:GLOB#COLUMN[,COLUMN2]", lambda names: partial(_parquet, names), (1, 2)),
-    "chat": Form("chat:GLOB", lambda _: _chat, pairs=True, reading=" with all fields and weights"),
+    "chat": Form("chat:GLOB", lambda _: _chat, pairs=True, reading=" with all fields, weights and reasoning"),
     "tokens": Form("tokens:GLOB[#DTYPE]", _integers, (0, 1), reading=" after headers"),
 }

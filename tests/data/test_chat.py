@@ -85,6 +85,15 @@ def test_a_template_is_given_tools_and_all_that_a_message_has(tokenizer):
     assert answer == [*list(b"so: 3<call>" + spelled), 257]
 
 
+@pytest.mark.parametrize("given", ["reasoning_content", "thinking", "reasoning"])
+def test_reasoning_is_given_under_each_name_that_templates_read(tokenizer, given):
+    utils = pytest.importorskip("transformers.utils.chat_template_utils")
+    template = "{% for m in messages %}{{ m | tojson }}{{ m.reasoning_content }}{{ m.thinking }}{% endfor %}"
+    messages = [said("user", "Hi"), said("assistant", "Hello") | {given: "so: "}]
+    (theirs,), _ = utils.render_jinja_template([messages], chat_template=template)
+    assert chat.render(dataclasses.replace(tokenizer, chat_template=template), messages, reply=False) == theirs
+
+
 def test_marks_that_a_template_writes_are_single_tokens(tokenizer):
     assert tokenizer.encode_marked("<|im_start|>é").tolist() == [256, *"é".encode()]
     assert 256 not in tokenizer.encode("<|im_start|>")
