@@ -71,6 +71,8 @@ def train(arguments: Sequence[str]) -> Training:
     chosen = parse(
         f"train {name or 'CONFIG'}", options, Training(config_file.read(path) if name else Experiment(), folder)
     )
+    if chosen.replay is not None and (chosen.resume_from is not None or chosen.profile is not None):
+        raise InputError("--replay only shows a step: leave --resume-from and --profile out")
     if ":/" in str(chosen.workdir):
         raise InputError(f"--workdir {chosen.workdir}: a run needs a folder; launch/mount.sh mounts a bucket as one")
     return chosen
