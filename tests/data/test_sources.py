@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import json
 import lzma
+import signal
 
 import fsspec
 import numpy as np
@@ -12,6 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from research.data import limits, sources
+from research.data.limits import limited
 from research.data.records import Record, SkippedRecord
 from research.errors import InputError
 
@@ -289,3 +291,15 @@ def test_python_docs_are_long_texts_each_once_in_an_order_without_meaning():
     assert topics
     firsts = [text[:1] for text in texts]  # sorted texts would have equal neighbours
     assert sum(a == b for a, b in itertools.pairwise(firsts)) < 0.3 * len(firsts)
+
+
+def test_a_time_that_is_over_just_when_the_work_is():
+    """Whatever ends first, it is the work or TimeoutError, and nothing of the signal is left."""
+    before, ended = signal.getsignal(signal.SIGALRM), set()
+    for length in range(0, 40_000, 100):
+        try:
+            ended.add(type(limited(2e-4, 1 << 30, lambda n=length: sum(range(n)))))
+        except TimeoutError:
+            ended.add(TimeoutError)
+    assert ended == {int, TimeoutError}
+    assert signal.getsignal(signal.SIGALRM) == before and signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

@@ -263,6 +263,15 @@ def test_a_cache_is_a_folder_too(folder, tmp_path_factory):
     assert interop.open_checkpoint(str(cache)).model.width == 8
 
 
+def test_names_that_no_disk_takes_are_told(folder):
+    (folder / safetensors.SINGLE).unlink()
+    (folder / safetensors.INDEX).write_text(json.dumps({"weight_map": {"a": "x" * 300}}))
+    with pytest.raises(InputError, match="names files that are not beside it: xxx"):
+        interop.open_checkpoint(str(folder))
+    with pytest.raises(InputError, match="a name in it has more than 255 bytes"):
+        interop.open_checkpoint("x" * 300)
+
+
 @pytest.mark.parametrize("refused", [True, False])
 def test_a_hub_that_cannot_be_reached_is_told_within_seconds(tmp_path, refused):
     """Whether the connection is refused, or stands and nothing is ever said."""
