@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 import tyro
 
 from research import config
-from research.config import Experiment, config_file, ranges
+from research.config import Experiment, config_file, ranges, validation
 from research.errors import InputError
 from research.runtime import processes
 
@@ -71,6 +71,8 @@ def train(arguments: Sequence[str]) -> Training:
     chosen = parse(
         f"train {name or 'CONFIG'}", options, Training(config_file.read(path) if name else Experiment(), folder)
     )
+    if chosen.replay is not None and (chosen.resume_from is not None or chosen.profile is not None):
+        raise InputError("--replay only shows a step: leave --resume-from and --profile out")
     if ":/" in str(chosen.workdir):
         raise InputError(f"--workdir {chosen.workdir}: a run needs a folder; launch/mount.sh mounts a bucket as one")
     return chosen
@@ -100,8 +102,10 @@ def parse(program: str, arguments: Sequence[str], default: T) -> T:
     help, prints every field with its meaning and default and exits; a value of the wrong type exits with its field.
 
     Raises:
-      InputError: if there is no such field, with the nearest ones, or an option is out of its range.
+      InputError: if there is no such field, with the nearest ones, or an option is out of its range or empty.
     """
+    if empty := _empty(arguments):
+        raise InputError(f"{empty} is empty: give it a value, or leave the option out")
     names = [argument[2:].split("=")[0].replace("-", "_") for argument in arguments if argument.startswith("--")]
     default, absent = _with_parts(default, names)
     numbers = ((_option(path), ranges.range_of(path)) for path, _ in _leaves(default))
@@ -125,6 +129,21 @@ def parse(program: str, arguments: Sequence[str], default: T) -> T:
     if wrong := [line for path, value in _leaves(chosen) if "." not in path and (line := _out_of_range(path, value))]:
         raise InputError("; ".join(wrong))
     return chosen
+
+
+def _empty(arguments: Sequence[str]) -> str | None:
+    """The first option with a value that is empty apart from spaces, as of a variable of the shell that is not set. Of
+    options that are texts, any will do."""
+    option = ""
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if argument.startswith("--"):
+            option = name
+        else:
+            equals, value = "=", argument
+        if equals and not value.strip() and option.strip("-").rpartition(".")[2] not in validation.TEXTS:
+            return option or "an argument"
+    return None
 
 
 def _out_of_range(path: str, value: Any) -> str:

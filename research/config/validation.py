@@ -5,10 +5,13 @@ depends on their memory in `training/memory.py`.
 """
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any, get_type_hints
 
 from research.config import Experiment, ranges, storage, typed
 from research.errors import InputError
+
+TEXTS = ("prompt", "stop", "continuations", "texts", "unrelated", "prefix")  # options that are texts, and may be empty
 
 
 def validate(experiment: Experiment) -> None:
@@ -40,11 +43,30 @@ def _wrong_values(experiment: Experiment) -> list[str]:
     """Fields that are wrong by themselves."""
     wrong = [] if experiment.objectives else ["objectives: at least one is needed"]
     wrong += ranges.out_of_range(experiment)
+    wrong += [f"{path}: is empty; give a name, or None for none" for path in _empty_names(experiment, "")]
+    held_out = experiment.data.held_out
+    if isinstance(held_out, str) and held_out.strip() and ":" not in held_out and held_out != "python-docs":
+        share = ranges.RANGES["data.held_out"]
+        wrong.append(f"data.held_out: {held_out!r} is neither a number {share} nor a data source, such as text:GLOB")
     for number, objective in enumerate(experiment.objectives):
         wrong += [f"objectives.{number}.{field}: {message}" for field, message in objective.problems()]
         unknown = storage.not_importable(objective)
         wrong += [f"objectives.{number}: {unknown}"] if unknown else []
     return wrong
+
+
+def _empty_names(tree: Any, path: str) -> Iterator[str]:
+    """The path of every text that names something, but is empty apart from spaces, as of a variable that is not set."""
+    for each in dataclasses.fields(tree):
+        value, here = getattr(tree, each.name), f"{path}{each.name}"
+        parts = {here: value}
+        if isinstance(value, tuple):
+            parts = {f"{here}.{number}": part for number, part in enumerate(value)}
+        for where, part in parts.items():
+            if dataclasses.is_dataclass(part):
+                yield from _empty_names(part, f"{where}.")
+            elif isinstance(part, str) and not part.strip() and each.name not in TEXTS:
+                yield where
 
 
 def _wrong_together(experiment: Experiment) -> list[str]:

@@ -2,7 +2,8 @@
 
 A line of JSON has one of the usual shapes:
 
-  {"messages": [{"role": "user", "content": TEXT}, {"role": "assistant", "content": TEXT}, …]}   one for each answer
+  {"messages": [{"role": "user", "content": TEXT}, {"role": "assistant", "content": TEXT}, …]}   one for each answer,
+                                                                                   but not for one with "weight": 0
   {"prompt": [message, …], "completion": [message]}
   {"prompt": TEXT, "completion": TEXT}                                                           without a template
 
@@ -56,6 +57,9 @@ def prompt_completions(entry: dict[str, Any]) -> Iterator[PromptCompletion]:
             answers = [place for place, one in enumerate(said) if one["role"] == "assistant" and place > 0]
             if not answers:
                 raise ValueError("no assistant message after another")
+            answers = [place for place in answers if _weight(said[place])]
+            if not answers:
+                raise ValueError("no answer whose weight is not 0")
             yield from (_exchange(said[:place], said[place], beside) for place in answers)
         case {"prompt": str(prompt), "completion": str(completion)}:
             yield PromptCompletion(_text(prompt), _text(completion))
@@ -119,8 +123,19 @@ def _rendered(
     known = {**roles, **dict.fromkeys(BESIDE), **beside}
     return chat_template.render(
         tokenizer.chat_template,
-        [{**known, "messages": list(messages), "add_generation_prompt": reply} for messages, reply in conversations],
+        [
+            {**known, "messages": list(map(_reasoned, messages)), "add_generation_prompt": reply}
+            for messages, reply in conversations
+        ],
     )
+
+
+def _reasoned(message: Message) -> Message:
+    """With the reasoning of a message under each name that templates read, as `_alias_reasoning_fields` of
+    `transformers` gives it to them."""
+    found = (message[name] for name in ("reasoning_content", "thinking", "reasoning") if message.get(name) is not None)
+    reasoning = next(found, None)
+    return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
 
 
 def _depends(tokenizer: Tokenizer, messages: Sequence[Message], beside: dict[str, Any], text: str) -> int:
@@ -181,6 +196,14 @@ def _encoded(tokenizer: Tokenizer, text: str, at: int, cut: str) -> tuple[np.nda
         after.append(right[max(skip - len(left), 0) :])
         start += len(part) + 1
     return np.concatenate(before), np.concatenate(after)
+
+
+def _weight(answer: Message) -> bool:
+    """Whether an answer is trained on: its `weight` is 1 unless it says 0, as in the format of OpenAI's fine-tuning."""
+    weight = answer.get("weight")
+    if weight not in (None, 0, 1):
+        raise ValueError("a weight that is neither 0 nor 1")
+    return weight != 0
 
 
 def _message(message: Any) -> Message:

@@ -149,6 +149,9 @@ class HuggingFace:
             _check_ids(content)
             _check_expressions(json.dumps([content.get(name) for name in expressions_worker.PARTS]))
             made = cls(text)
+            for token in content.get("added_tokens") or []:
+                if (got := made.tokenizer.token_to_id(token["content"])) != token["id"]:
+                    raise ValueError(f"its added token {token['content']!r} has the id {token['id']}, but gets {got}")
             (ids,) = made.encode([made.probe])
             made.decode(ids.tolist())
             made.pieces(ids.tolist())

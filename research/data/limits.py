@@ -13,13 +13,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import lru_cache
 from types import FrameType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from research.errors import InputError, requires
+
+T = TypeVar("T")
 
 RATIO = 200  # decompressed over compressed bytes; text has 3 to 20, the most repetitive logs about 100
 ALWAYS = 1 << 24  # bytes that any compressed file may become
@@ -41,12 +42,12 @@ class _Overtime(BaseException):
     """Not an Exception: Jinja takes those, where it computes constants, for a sign to compute them later."""
 
 
-@contextmanager
-def limited(seconds: float, memory: int) -> Iterator[None]:
-    """Runs its block within a time limit, and with at most `memory` bytes more than the process has now.
+def limited(seconds: float, memory: int, work: Callable[[], T]) -> T:
+    """What some work gives within a time limit, and with at most `memory` bytes more than the process has now.
 
     The time is kept by a signal, so only in the main thread; regular expressions look for signals while they backtrack.
-    The memory is kept by the operating system where it has the limit (Linux), for the whole process.
+    The memory is kept by the operating system where it has the limit (Linux), for the whole process. (A function and no
+    context: the time may be over just when a block is, outside of what the context could catch.)
 
     Raises:
       TimeoutError: when the time is over.
@@ -67,11 +68,11 @@ def limited(seconds: float, memory: int) -> Iterator[None]:
                 signal.setitimer(signal.ITIMER_REAL, seconds)
             if narrower:
                 resource.setrlimit(resource.RLIMIT_AS, (bound, hard))
-            yield
+            return work()
         finally:
             if timed:
                 signal.setitimer(signal.ITIMER_REAL, 0)
-    except _Overtime:  # also if the time is over just when the block is
+    except _Overtime:
         raise TimeoutError(f"it takes more than {seconds:g} seconds") from None
     finally:
         if timed:

@@ -16,6 +16,16 @@ from research.data.records import Record, SkippedRecord, checked
 from research.errors import InputError, requires
 
 FIELDS = 8  # of a record, that a message lists
+LLM_C_HEADER = 1024  # bytes
+LLM_C = {20240520: "<u2", 20240801: "<u4"}  # magic number of its token files -> their dtype
+NOT_RAW = {  # how files begin that are no raw numbers, whatever they are called
+    b"PK\x03\x04": "a zip archive (an .npz is one; save its arrays as .npy)",
+    b"\x93NUMPY": "an .npy file under another name",
+    b"PAR1": "a parquet file",
+    b"MMIDIDX": "the index of Megatron-LM (name its .bin)",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd",
+    b"\xfd7zXZ": "compressed by xz",
+}
 BOM = b"\xef\xbb\xbf"  # a mark at the beginning of UTF-8, which is not text
 
 
@@ -143,18 +153,19 @@ def _integers(arguments: tuple[str, ...]) -> Reader:
         dtype = np.dtype(name)
     except Exception:  # numpy parses it, and raises what it meets
         dtype = np.dtype(float)
-    if not np.issubdtype(dtype, np.integer):
+    if dtype.kind not in "iu":
         raise InputError(f"{name!r} is not an integer dtype such as uint8, uint16, int32")
-    return partial(_tokens, dtype)
+    return partial(_tokens, dtype, bool(arguments))
 
 
-def _tokens(dtype: np.dtype, file: StoredFile) -> Iterator[Record | SkippedRecord]:
-    """Local files are mapped into memory, others are read into it."""
-    begin, order = 0, "C"
-    shape: tuple[int, ...] = (file.size // dtype.itemsize,)
+def _tokens(dtype: np.dtype, given: bool, file: StoredFile) -> Iterator[Record | SkippedRecord]:
+    """Local files are mapped into memory, others are read into it. `given`: the dtype is the user's."""
+    order = "C"
     if file.path.endswith(".npy"):
         begin, shape, order, dtype = _npy_header(file)
-    if not np.issubdtype(dtype, np.integer) or len(shape) not in (1, 2):
+    else:
+        begin, shape, dtype = _raw_layout(file, dtype, given)
+    if dtype.kind not in "iu" or len(shape) not in (1, 2):
         raise InputError(f"{file.name} holds {dtype}{list(shape)}, not integers [n] or [documents, n]")
     elements = shape[0] * (shape[1] if len(shape) == 2 else 1)
     if min(shape) < 0 or begin + elements * dtype.itemsize != file.size:
@@ -175,6 +186,23 @@ def _tokens(dtype: np.dtype, file: StoredFile) -> Iterator[Record | SkippedRecor
         yield Record(f"{file.name}:{number}" if array.ndim == 2 else file.name, document)
 
 
+def _raw_layout(file: StoredFile, dtype: np.dtype, given: bool) -> tuple[int, tuple[int, ...], np.dtype]:
+    """Where the numbers of a file of raw ones begin, how many there are, and their dtype: after the header of llm.c
+    (`dev/data/data_common.py`), if there is one. Raises InputError if the file is of a known format that is not raw."""
+    with file.open() as stream:
+        head = stream.read(LLM_C_HEADER)
+    kind = next((kind for mark, kind in NOT_RAW.items() if head.startswith(mark)), None)
+    if kind is not None or file.path.endswith((".gz", ".bz2", ".xz", ".zst")):
+        raise InputError(f"{file.name} is {kind or 'compressed'}, not raw numbers as the form tokens: reads them")
+    magic = int.from_bytes(head[:4], "little")
+    if magic not in LLM_C or len(head) < LLM_C_HEADER:
+        return 0, (file.size // dtype.itemsize,), dtype
+    own, count = np.dtype(LLM_C[magic]), int.from_bytes(head[8:12], "little")
+    if given and dtype != own:
+        raise InputError(f"{file.name} has the header of llm.c for {own}, so its numbers are not {dtype}")
+    return LLM_C_HEADER, (count,), own
+
+
 def _npy_header(file: StoredFile) -> tuple[int, tuple[int, ...], str, np.dtype]:
     """Where the data of an .npy file begin, its shape, its order (C or F) and its dtype."""
     with file.open() as stream:
@@ -191,6 +219,6 @@ FORMS = {
     "text": Form("text:GLOB", lambda _: _text),
     "jsonl": Form("jsonl:GLOB#FIELD[,FIELD2]", lambda names: partial(_jsonl, names), (1, 2)),
     "parquet": Form("parquet:GLOB#COLUMN[,COLUMN2]", lambda names: partial(_parquet, names), (1, 2)),
-    "chat": Form("chat:GLOB", lambda _: _chat, pairs=True, reading=" with all fields"),
-    "tokens": Form("tokens:GLOB[#DTYPE]", _integers, (0, 1)),
+    "chat": Form("chat:GLOB", lambda _: _chat, pairs=True, reading=" with all fields, weights and reasoning"),
+    "tokens": Form("tokens:GLOB[#DTYPE]", _integers, (0, 1), reading=" after headers"),
 }

@@ -9,7 +9,8 @@
   chat:GLOB                               every answer of the conversations in lines of JSON, a pair with what
                                           precedes it (`chat.py`)
   tokens:GLOB[#DTYPE]                     integers: every .npy of shape [n] and every other file (raw numbers, uint16 if
-                                          DTYPE is not given) is a document, an .npy of shape [documents, n] has many
+                                          DTYPE is not given, or with the header of llm.c) is a document, an .npy of
+                                          shape [documents, n] has many
   abilities:NAME-SIZE[*RATE][,…]#COUNT    questions with their answers, made on the spot (`abilities.py`)
   ability_pairs:NAME-SIZE[*RATE][,…]#COUNT  the same as pairs
 

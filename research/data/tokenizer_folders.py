@@ -2,7 +2,7 @@
 
 | files | what is read |
 | --- | --- |
-| `tokenizer.json` | as it is, but for what the classes of BERT, GPT-2 and Qwen 2 take from `tokenizer_config.json` |
+| `tokenizer.json` | as it is, but for what the tokenizer's class makes anew (`tokenizer_classes.py`) |
 | `encoder.json` and `vocab.bpe`, `vocab.json` and `merges.txt` | byte pairs, with the words of the tokenizer's class |
 | `vocab.txt` | WordPiece, as BERT |
 | one `*.model` alone | sentencepiece, by its own library |
@@ -13,54 +13,26 @@ Beside them: `tokenizer_config.json` (roles, added tokens, template), `special_t
 of the files says is that of the `model_type` in `config.json`.
 """
 
-import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import tokenizers as library
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from research.data import json_files, sentencepiece_conversion
+from research.data import json_files, sentencepiece_conversion, tokenizer_classes
 from research.data.huggingface_backend import HuggingFace, attempt
 from research.data.json_files import find, read_beside
 from research.data.sentencepiece_conversion import SPACE
+from research.data.tokenizer_classes import CLASS_ROLES, END, QWEN_WORDS
 from research.errors import InputError
 
 SENTINELS = 100  # of T5, where its folder does not say
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-_END = "<|endoftext|>"
-_CLASS_ROLES: dict[str, dict[str, str]] = {  # where tokenizer_config.json is silent
-    "GPT2Tokenizer": {"bos": _END, "eos": _END, "unk": _END},
-    "Qwen2Tokenizer": {"eos": _END, "unk": _END, "pad": _END},
-    "LlamaTokenizer": {"bos": "<s>", "eos": "</s>", "unk": "<unk>"},
-    "T5Tokenizer": {"eos": "</s>", "unk": "<unk>", "pad": "<pad>"},
-    "BertTokenizer": {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"},
-    "RobertaTokenizer": {
-        **{"bos": "<s>", "eos": "</s>", "unk": "<unk>", "sep": "</s>", "pad": "<pad>", "cls": "<s>"},
-        "mask": "<mask>",
-    },
-}
-_SAME = {
-    "CodeGenTokenizer": "GPT2Tokenizer",
-    "DistilBertTokenizer": "BertTokenizer",
-    "ElectraTokenizer": "BertTokenizer",
-}
-_MODEL_CLASSES = {
-    "gpt2": "GPT2Tokenizer",
-    "qwen2": "Qwen2Tokenizer",
-    "qwen3": "Qwen2Tokenizer",
-    "bert": "BertTokenizer",
-    "roberta": "RobertaTokenizer",
-    "t5": "T5Tokenizer",
-}
-_QWEN_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 _USUAL = {  # where there is no file with roles at all
-    "bos": ("<|begin_of_text|>", "<s>", "[CLS]", _END),
-    "eos": ("<|end_of_text|>", "</s>", "[SEP]", _END),
+    "bos": ("<|begin_of_text|>", "<s>", "[CLS]", END),
+    "eos": ("<|end_of_text|>", "</s>", "[SEP]", END),
     "mask": ("<mask>", "[MASK]"),
 }
 
@@ -73,6 +45,7 @@ class Folder:
     config: dict[str, Any]  # tokenizer_config.json, with the roles of special_tokens_map.json where they count
     added: dict[int, library.AddedToken]  # that the files beside name
     kind: str | None  # the tokenizer's class, as it was before fast tokenizers
+    model_type: str | None  # of the model that it belongs to
 
 
 def beside(path: Path) -> Folder:
@@ -89,11 +62,8 @@ def beside(path: Path) -> Folder:
             added[_id(number, path / "added_tokens.json")] = library.AddedToken(
                 content, normalized=content not in special, special=content in special
             )
-    kind = config.get("tokenizer_class")
-    if not isinstance(kind, str) or kind in ("PreTrainedTokenizerFast", "TokenizersBackend"):
-        kind = _MODEL_CLASSES.get(str(read_beside(path, "config.json").get("model_type"))) if kind is None else None
-    kind = kind.removesuffix("Fast") if kind is not None else None
-    return Folder(path, config, added, _SAME.get(kind or "", kind))
+    model_type = read_beside(path, "config.json").get("model_type")
+    return Folder(path, config, added, tokenizer_classes.named(config.get("tokenizer_class"), model_type), model_type)
 
 
 def read(path: Path) -> dict[str, Any] | None:
@@ -103,8 +73,11 @@ def read(path: Path) -> dict[str, Any] | None:
       InputError: if a file is damaged, the files contradict each other, or the tokenizer's class is not supported.
     """
     if (file := find(path, "tokenizer.json")) is not None:
-        folder = beside(path)
-        return fields(_as_class(HuggingFace.read(file), folder, file), folder)
+        folder, backend = beside(path), HuggingFace.read(file)
+        kind = tokenizer_classes.of_file(folder.kind, folder.model_type, backend.text)
+        text = tokenizer_classes.remade(backend.text, kind, folder.config, file)
+        backend = backend if text == backend.text else HuggingFace.parse(text, file)
+        return fields(backend, replace(folder, kind=kind))
     for vocabulary, merges in (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt")):
         for prefix in ("", "gpt2_"):
             one, other = find(path, prefix + vocabulary), find(path, prefix + merges)
@@ -123,29 +96,9 @@ def read(path: Path) -> dict[str, Any] | None:
     return None if alone else fields(_from_sentencepiece(folder, file), folder)
 
 
-def _as_class(backend: HuggingFace, folder: Folder, file: Path) -> HuggingFace:
-    """With what a class makes anew from `tokenizer_config.json`, whatever `tokenizer.json` says: BERT's the letters
-    that are made small, GPT-2's and Qwen 2's a space before the text."""
-    text, config = backend.tokenizer.to_str(), folder.config
-    stored = json.loads(text)
-    normalizer = stored.get("normalizer") or {}
-    if folder.kind == "BertTokenizer" and normalizer.get("type") == "BertNormalizer":
-        normalizer |= {
-            "lowercase": bool(config.get("do_lower_case", True)),
-            "strip_accents": config.get("strip_accents"),
-            "handle_chinese_chars": bool(config.get("tokenize_chinese_chars", True)),
-        }
-    if folder.kind in ("GPT2Tokenizer", "Qwen2Tokenizer") and config.get("add_prefix_space") is not None:
-        splitter = stored.get("pre_tokenizer") or {}
-        for part in splitter.get("pretokenizers", [splitter]):
-            if part.get("type") == "ByteLevel":
-                part["add_prefix_space"] = bool(config["add_prefix_space"])
-    return backend if stored == json.loads(text) else HuggingFace.parse(json.dumps(stored), file)
-
-
 def fields(backend: HuggingFace, folder: Folder) -> dict[str, Any]:
     """The fields of a tokenizer, with the roles that the files beside it give to tokens."""
-    roles = _roles(folder.config, _CLASS_ROLES.get(folder.kind or "", {}))
+    roles = _roles(folder.config, CLASS_ROLES.get(folder.kind or "", {}))
     backend = _with_added(backend, folder, roles)
     names = backend.special
     by_name = {name: i for i, name in names.items()}
@@ -157,11 +110,12 @@ def fields(backend: HuggingFace, folder: Folder) -> dict[str, Any]:
     explicit = any(key.removesuffix("_token") in ROLES for key in folder.config if key.endswith("_token"))
 
     def role(framed: list[int], *candidates: str) -> int | None:
-        usual = () if explicit or folder.kind in _CLASS_ROLES else _USUAL[candidates[0]]
+        usual = () if explicit or folder.kind in CLASS_ROLES else _USUAL[candidates[0]]
         named = [roles[one] for one in candidates if one in roles]
         return next(iter([*framed, *(by_name[name] for name in (*named, *usual) if name in by_name)]), None)
 
-    eos, told = role(after, "eos", "sep"), by_name.get(roles.get("eos", ""))
+    eos, name = role(after, "eos", "sep"), roles.get("eos", "")
+    told = by_name.get(name, backend.tokenizer.token_to_id(name))  # an ordinary piece ends generation, too
     mask = role([], "mask")
     if mask is None and "mask_token" not in folder.config:
         mask = next((by_name[name] for name in _USUAL["mask"] if name in by_name), None)
@@ -201,7 +155,10 @@ def _content(token: Any) -> str | None:
 
 def _extra(config: dict[str, Any]) -> list[str]:
     extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
-    these = extra.values() if isinstance(extra, dict) else extra if isinstance(extra, list) else []
+    these = list(extra.values()) if isinstance(extra, dict) else extra if isinstance(extra, list) else []
+    own = [token for key, token in config.items() if key.endswith("_token") and key.removesuffix("_token") not in ROLES]
+    # roles of one model, such as image_token
+    these += [token for token in own if isinstance(token, str) or (isinstance(token, dict) and "__type" in token)]
     return [content for one in these if (content := _content(one))]
 
 
@@ -284,11 +241,11 @@ def _byte_level(folder: Folder, vocabulary: Path, merges: Path) -> HuggingFace:
         made.normalizer = normalizers.NFC()
         made.pre_tokenizer = pre_tokenizers.Sequence(
             [
-                pre_tokenizers.Split(library.Regex(_QWEN_WORDS), "isolated"),
+                pre_tokenizers.Split(library.Regex(QWEN_WORDS), "isolated"),
                 pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=False),
             ]
         )
-    roles = _roles(folder.config, _CLASS_ROLES[kind])
+    roles = _roles(folder.config, CLASS_ROLES[kind])
     made.add_special_tokens([library.AddedToken(name, normalized=False) for name in roles.values()])
     _frame(made, folder, ("cls", "sep") if kind == "RobertaTokenizer" else None)
     return HuggingFace.parse(made.to_str(), vocabulary)
@@ -301,7 +258,7 @@ def _wordpiece(folder: Folder, vocabulary: Path) -> HuggingFace:
         )
     pieces = json_files.read_text(vocabulary).removesuffix("\n").split("\n")
     config = folder.config
-    roles = _roles(config, _CLASS_ROLES["BertTokenizer"])
+    roles = _roles(config, CLASS_ROLES["BertTokenizer"])
     vocab = sentencepiece_conversion.numbered(piece.rstrip("\r") for piece in pieces)
     made = library.Tokenizer(models.WordPiece(vocab, unk_token=roles.get("unk", "[UNK]")))
     made.normalizer = normalizers.BertNormalizer(
@@ -313,7 +270,7 @@ def _wordpiece(folder: Folder, vocabulary: Path) -> HuggingFace:
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     made.decoder = decoders.WordPiece()
     made.add_special_tokens([library.AddedToken(name, normalized=False) for name in roles.values() if name in vocab])
-    _frame(made, folder, ("cls", "sep"), _CLASS_ROLES["BertTokenizer"])
+    _frame(made, folder, ("cls", "sep"), CLASS_ROLES["BertTokenizer"])
     return HuggingFace.parse(made.to_str(), vocabulary)
 
 
@@ -347,10 +304,9 @@ def _llama(proto: Any, folder: Folder) -> library.Tokenizer:
     made = library.Tokenizer(
         sentencepiece_conversion.byte_pairs(pieces, scores, sentencepiece_conversion.hidden(proto), byte_fallback=True)
     )
-    prefix = folder.config.get("add_prefix_space") in (None, True)
-    scheme = ("always" if folder.config.get("legacy", False) else "first") if prefix else "never"
+    scheme = tokenizer_classes.prepend_scheme(folder.config)
     made.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, scheme, split=False)
-    made.decoder = sentencepiece_conversion.piece_decoder(prefix)
+    made.decoder = sentencepiece_conversion.piece_decoder(scheme != "never")
     return made
 
 
@@ -369,7 +325,7 @@ def _t5(proto: Any, folder: Folder) -> library.Tokenizer:
     made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), space])
     made.decoder = decoders.Metaspace(SPACE, "always", split=True)
     made.add_special_tokens([library.AddedToken(name, normalized=False) for name in names])
-    end = _roles(folder.config, _CLASS_ROLES["T5Tokenizer"]).get("eos", "</s>")
+    end = _roles(folder.config, CLASS_ROLES["T5Tokenizer"]).get("eos", "</s>")
     made.post_processor = processors.TemplateProcessing(["$A", end], special_tokens=[(end, made.token_to_id(end))])
     return made
 
@@ -378,7 +334,7 @@ def _frame(
     made: library.Tokenizer, folder: Folder, always: tuple[str, str] | None, defaults: dict[str, str] | None = None
 ) -> None:
     """Puts tokens around every text: those of two roles, or the begin and end tokens that the config asks for."""
-    roles = _roles(folder.config, defaults or _CLASS_ROLES.get(folder.kind or "", {}))
+    roles = _roles(folder.config, defaults or CLASS_ROLES.get(folder.kind or "", {}))
     names: Iterable[str | None] = (
         [roles.get(role) for role in always]
         if always

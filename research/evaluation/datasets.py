@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import lzma
+import os
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -103,6 +104,8 @@ def _read(source: RecordSource, data: Sequence[Path]) -> _Found:
         return _Found(iter(records), _digest(json.dumps(records).encode()))
     if source.file is not None:
         paths = [_find(name, data) for name in source.file.split()]
+        if not paths:
+            raise InputError(f"file {source.file!r} names no file")
         try:
             contents = [path.read_bytes() for path in paths]
         except OSError as error:
@@ -121,8 +124,8 @@ def _read(source: RecordSource, data: Sequence[Path]) -> _Found:
 
 def _generated(source: RecordSource) -> list[TaskRecord]:
     try:
-        with limited(SECONDS, MEMORY):
-            return list(generated_tasks.GENERATORS[source.generate or ""](**source.arguments))
+        made = generated_tasks.GENERATORS[source.generate or ""]
+        return limited(SECONDS, MEMORY, lambda: list(made(**source.arguments)))
     except InputError:
         raise
     except Exception as error:  # other arguments than the function has, or values that it cannot use
@@ -138,7 +141,7 @@ def _find(name: str, data: Sequence[Path]) -> Path:
     """
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise InputError(f"file {name!r}: a task names files in the data folders, without .. and without a leading /")
-    found = [folder / name for folder in data if (folder / name).is_file()]
+    found = [folder / name for folder in data if os.path.isfile(folder / name)]  # False for a name of any length
     for folder in data:
         if folder / name in found and not (folder / name).resolve().is_relative_to(folder.resolve()):
             raise InputError(f"file {name!r} is a link out of {folder}, to {(folder / name).resolve()}")
@@ -256,8 +259,9 @@ def _prepare(task: str, source: RecordSource, records: Iterator[TaskRecord]) -> 
 def _cut(task: str, pattern: str, record: TaskRecord) -> list[str]:
     """The parts of a record's text between matches of a regular expression, without empty ones."""
     try:
-        with limited(SECONDS, MEMORY):  # an expression may try ways without number
-            return [part for part in re.compile(pattern).split(record["text"]) if part and part.strip()]
+        # an expression may try ways without number
+        parts = limited(SECONDS, MEMORY, lambda: re.compile(pattern).split(record["text"]))
+        return [part for part in parts if part and part.strip()]
     except (re.error, KeyError, TypeError, TimeoutError, MemoryError, RecursionError, OverflowError) as error:
         reason = str(error) or type(error).__name__
         raise InputError(f"task {task}: split {pattern!r} fails on a record: {reason}") from error

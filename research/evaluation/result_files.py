@@ -48,7 +48,8 @@ def _table(checkpoint: str, prompt_format: str, kind: str, results: Sequence[Res
             cells = _cells(one)
             if number == 0 and result.truncated:
                 cells[-1] += f"; {result.truncated} contexts were cut"
-            table.add_row(*(shown if number == 0 else ["", ""]), *cells, end_section=one is result.measured[-1])
+            said = map(Text, cells)  # "[nan, nan]" is no markup
+            table.add_row(*(shown if number == 0 else ["", ""]), *said, end_section=one is result.measured[-1])
     return table
 
 
@@ -83,7 +84,7 @@ def _differences(first: str, other: str, kind: str, found: Sequence[Comparison])
         table.add_column(heading)
     for one in found:
         value, low, high = one.difference
-        table.add_row(Text(one.task), one.metric, f"{value:+.4f} [{low:+.4f}, {high:+.4f}]", one.verdict)
+        table.add_row(Text(one.task), one.metric, Text(f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"), Text(one.verdict))
     return table
 
 

@@ -100,8 +100,8 @@ def load_task(name: str) -> Task:
         if name not in names():
             raise InputError(f"no task {name!r}; there are {', '.join(names())}, or give the path of a YAML file")
     try:
-        with limited(SECONDS, MEMORY):  # a few anchors and aliases can stand for a tree without end
-            return _parsed(path)
+        # a few anchors and aliases can stand for a tree without end
+        return limited(SECONDS, MEMORY, lambda: _parsed(path))
     except (OSError, MemoryError, RecursionError) as error:
         raise InputError(f"{path} cannot be read: {error or type(error).__name__}") from error
 
@@ -114,9 +114,16 @@ def _parsed(path: Path) -> Task:
     try:
         task = _CONVERTER.structure(tree, Task)
     except (cattrs.BaseValidationError, TypeError, ValueError, AttributeError, LookupError) as error:
-        raise InputError(f"{path} is not a task: " + "; ".join(cattrs.transform_error(error, path="task"))) from error
+        raise InputError(f"{path} is not a task: {_complaints(error)}") from error
     _check(task, path)
     return task
+
+
+def _complaints(error: BaseException) -> str:
+    try:
+        return "; ".join(cattrs.transform_error(error, path="task"))
+    except TypeError:  # of cattrs itself
+        return "a name of a field is no text"
 
 
 @dataclass(frozen=True)

@@ -44,16 +44,14 @@ class Expression:
     @classmethod
     def _parse(cls, place: str, text: str, compile_: Callable[[], Callable[[dict[str, Any]], Any]]) -> "Expression":
         try:
-            with limited(SECONDS, MEMORY):  # constant expressions are computed here
-                return cls(place, text, compile_())
+            return cls(place, text, limited(SECONDS, MEMORY, compile_))  # constant expressions are computed here
         except Exception as error:  # jinja2's own errors, and those of constants and of what it generates
             raise InputError(f"{place}: {text!r} is not a valid template: {error}") from error
 
     def __call__(self, record: dict[str, Any]) -> Any:
         """Raises InputError naming a field that the record lacks, or what else went wrong."""
         try:
-            with limited(SECONDS, MEMORY):
-                value = self.function(record)
+            value = limited(SECONDS, MEMORY, lambda: self.function(record))
         except Exception as error:
             reason = str(error) or type(error).__name__
             raise InputError(

@@ -36,15 +36,21 @@ class Sampling:
     stop: tuple[str, ...] = ()  # the text ends before the first of these
 
     def __post_init__(self) -> None:
-        """Raises InputError if a number is out of its range."""
+        """Raises InputError if a number is out of its range, or a stop string would end every text."""
         rules = (
             (self.tokens >= 1, "tokens", self.tokens, "at least 1"),
             (self.least >= 0, "least", self.least, "at least 0"),
             (0 <= self.temperature < math.inf, "temperature", self.temperature, "finite and at least 0"),
             (self.top_k >= 0, "top_k", self.top_k, "at least 0"),
             (0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1"),
+            (
+                not isinstance(self.stop, str) and all(self.stop),
+                "stop",
+                self.stop,
+                "texts in a tuple, none of them empty",
+            ),
         )
-        wrong = [f"{name}: {value} must be {needed}" for holds, name, value, needed in rules if not holds]
+        wrong = [f"{name}: {value!r} must be {needed}" for holds, name, value, needed in rules if not holds]
         if wrong:
             raise InputError("; ".join(wrong))
 

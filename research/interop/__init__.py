@@ -66,6 +66,7 @@ def open_checkpoint(source: str) -> ForeignCheckpoint:
 def _fitted(tokenizer: Tokenizer, rows: int, source: str) -> Tokenizer:
     """The tokenizer without the special tokens after the last row of the embedding: a padding token, often, for which
     nobody made a row. Raises InputError if anything else is there."""
+    tokenizer = _ending(tokenizer, rows, source)
     beyond = {i: name for i, name in tokenizer.names.items() if i >= rows}
     needed = {tokenizer.bos, *tokenizer.stops, tokenizer.mask, *tokenizer.sentinels, *tokenizer.modes.values()}
     template = tokenizer.chat_template or ""
@@ -81,6 +82,19 @@ def _fitted(tokenizer: Tokenizer, rows: int, source: str) -> Tokenizer:
         f"{source}: the tokenizer has {tokenizer.size} ids, but the embedding only {rows} rows: they do not belong "
         "together"
     )
+
+
+def _ending(tokenizer: Tokenizer, rows: int, source: str) -> Tokenizer:
+    """The tokenizer without ends of generation that no row of the embedding stands for, and no token has: the model
+    never gives them. Raises InputError if there is no other."""
+    ends = tuple(i for i in tokenizer.ends if i < rows or i in tokenizer.names)
+    if ends == tokenizer.ends:
+        return tokenizer
+    said = f"{source}: eos_token_id {list(tokenizer.ends)}, but the embedding has only {rows} rows"
+    if not ends:
+        raise InputError(f"{said}: nothing would end a text")
+    log.warning("%s", said)
+    return dataclasses.replace(tokenizer, ends=ends)
 
 
 def load_checkpoint(source: str, shardings: Any = None) -> tuple[Model, Params, Tokenizer]:

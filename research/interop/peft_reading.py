@@ -18,10 +18,12 @@ from research.interop.names import Names, canonical
 
 FILE = "adapter_model.safetensors"
 ROOT = "base_model.model."
+NAME = re.compile(r"\^?(\w|-|\\?\.)+\$?")  # of modules: no expression that repeats, which might never end
 # what the merged kernel depends on beside rank and alpha: refused unless it is false, empty or none
 _REFUSED = (
     *("use_dora", "use_qalora", "use_bdlora", "lora_bias", "layer_replication", "trainable_token_indices"),
     *("target_parameters", "alora_invocation_tokens", "arrow_config", "monteclora_config", "megatron_config"),
+    "kasa_config",
 )
 _OTHER_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # initialisations that change the model itself
 
@@ -39,6 +41,7 @@ def merged(folder: Path, model: Model, names: Names, tensors: Mapping[str, Tenso
     known = set(mapping.shapes(model, names)) | {name for copy in names.copies for name in copy}
     out = {canonical(names, name, known): tensor for name, tensor in tensors.items()}
     pairs: dict[str, dict[str, Tensor]] = {}
+    changed: set[str] = set()
     for full, tensor in safetensors.open_file(folder / FILE).items():
         if ".original_module." in full:  # what `modules_to_save` has taken the place of
             continue
@@ -54,6 +57,7 @@ def merged(folder: Path, model: Model, names: Names, tensors: Mapping[str, Tenso
             if target not in out or out[target].shape != tensor.shape:
                 raise InputError(f"{folder / FILE}: the model has nothing in whose place {full} could be")
             out[target] = tensor
+            changed.add(target)
     for module, pair in pairs.items():
         target = canonical(names, f"{module}.weight", known)
         if target not in out or pair.keys() != {"A", "B"}:
@@ -66,6 +70,12 @@ def merged(folder: Path, model: Model, names: Names, tensors: Mapping[str, Tenso
         scale = _scale(config, module, a.shape[0])
         read = functools.partial(_sum, base, a, b, scale, turned)
         out[target] = Tensor(base.shape, np.dtype(np.float32), read)
+        changed.add(target)
+    for one, other in names.copies if model.head.tied else ():
+        if one in changed and other not in changed:  # which peft leaves as it was
+            raise InputError(
+                f"{folder / FILE}: it changes {one}, but not {other}, which is tied to it; merge it with peft"
+            )
     return out
 
 
@@ -93,8 +103,11 @@ def _check(folder: Path, config: dict[str, Any]) -> None:
     initial = config.get("init_lora_weights")
     if isinstance(initial, str) and initial.startswith(_OTHER_BASE):
         raise InputError(f"{path}: init_lora_weights = {initial!r} changes the model itself, so its own is not enough")
-    numbers = [config.get("lora_alpha", 8), *(config.get("alpha_pattern") or {}).values()]
-    if not all(isinstance(number, int | float) for number in numbers):
+    patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict) or not all(map(NAME.fullmatch, patterns)):
+        raise InputError(f"{path}: alpha_pattern {str(patterns)[:60]} is not of names of modules; merge it with peft")
+    numbers = [config.get("lora_alpha", 8), *patterns.values()]
+    if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
         raise InputError(f"{path}: lora_alpha and alpha_pattern are {numbers}, not numbers")
     if not (folder / FILE).exists():
         raise InputError(f"{folder} has no {FILE}; an adapter in a pickle (*.bin) is not read")

@@ -7,6 +7,7 @@ The library of the same name cannot give bfloat16 to NumPy, nor write a file wit
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -60,7 +61,7 @@ def open_folder(folder: Path) -> dict[str, Tensor]:
     if not parts:
         return open_file(folder / single)
     where, index = _weight_map(folder), folder / INDEX
-    missing = [file for file in parts if Path(file).name != file or not (folder / file).is_file()]
+    missing = [file for file in parts if Path(file).name != file or not os.path.isfile(folder / file)]
     if missing:
         raise InputError(f"{index} names files that are not beside it: {', '.join(missing)}")
     opened = {file: open_file(folder / file) for file in parts}

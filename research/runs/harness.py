@@ -75,12 +75,12 @@ def _flat(parts: Iterable[Iterable[Any]]) -> Iterable[Any]:
 
 
 def _sampling(settings: dict[str, Any]) -> Sampling:
-    until = settings.get("until", ())
+    until = settings.get("until") or ()
     sampled = settings.get("do_sample", False)
     return Sampling(
         tokens=settings.get("max_gen_toks", NEW_TOKENS),
         temperature=float(settings.get("temperature", 1.0)) if sampled else 0.0,
         top_k=settings.get("top_k", 0),
         top_p=settings.get("top_p", 1.0),
-        stop=(until,) if isinstance(until, str) else tuple(until),
+        stop=(until,) if isinstance(until, str) else tuple(filter(None, until)),  # an empty one ends nothing there
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from research.errors import InputError
 
 UNFINISHED = ".unfinished-"  # begins the name of what is being written
+LONGEST_NAME = 255  # bytes
 STORAGE = 74  # exit code: the disk is full, over quota or read-only (EX_IOERR of sysexits.h)
 _SHORT = re.compile(r"\d+ requested and \d+ written")  # numpy's words, without a number
 _ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -33,7 +34,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def expanded(path: str) -> Path:
-    """A path in which ~ stands for a home directory. Raises InputError if there is none."""
+    """A path in which ~ stands for a home directory. Raises InputError if there is none, or if a part of the path is
+    longer than any file system takes it, at which the questions of `Path` fail."""
+    if any(len(part.encode(errors="surrogatepass")) > LONGEST_NAME for part in Path(path).parts):
+        raise InputError(f"{path[:60]}…: a name in it has more than {LONGEST_NAME} bytes, which no file can have")
     try:
         return Path(path).expanduser()
     except RuntimeError as error:

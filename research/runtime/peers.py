@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 BEAT = 2.0  # seconds between signs of life
@@ -39,6 +40,17 @@ class Watch:
         self.threads = [threading.Thread(target=work, daemon=True) for work in (self._beat, self._look)]
         for thread in self.threads:
             thread.start()
+
+    def meet(self) -> None:
+        """Learns where the others are, before anything can happen to them. All have joined, so it takes no time, unless
+        one of them has gone since."""
+        deadline = time.monotonic() + SILENT
+        for number in self.names:
+            left = max(int(1000 * (deadline - time.monotonic())), 1)  # milliseconds
+            try:
+                self._name(number, self.client.blocking_key_value_get(f"{PREFIX}name/{number}", left))
+            except Exception:  # it will be known by its number
+                continue
 
     def culprit(self, patience: float = 0.0) -> str | None:
         """Which process is gone, and why if that is known; waits so many seconds until one is."""
@@ -69,10 +81,14 @@ class Watch:
             said.start()
             said.join(BEAT)
 
+    def _name(self, number: int, place: str) -> None:
+        self.names[number] = f"process {number} on {place}"
+
     def _say(self, sign: str) -> None:
         with self.saying:
             if not self.done.is_set() or sign.startswith(ENDED):  # a counter must not follow the end
-                self.client.key_value_set(f"{PREFIX}sign/{self.index}", sign, allow_overwrite=True)
+                with suppress(Exception):  # the store is gone: nobody is left to hear it
+                    self.client.key_value_set(f"{PREFIX}sign/{self.index}", sign, allow_overwrite=True)
 
     def _beat(self) -> None:
         number = 0
@@ -84,9 +100,8 @@ class Watch:
             except Exception:  # the store is gone: process 0 is not heard from now on
                 continue
             now = time.monotonic()
-            for path, host in found[0].items():
-                index = int(path.rpartition("/")[2])
-                self.names[index] = f"process {index} on {host}"
+            for path, place in found[0].items():
+                self._name(int(path.rpartition("/")[2]), place)
             for path, sign in found[1].items():
                 index = int(path.rpartition("/")[2])
                 if self.signs.get(index) != sign:
@@ -121,6 +136,7 @@ def watch(end: int) -> None:
     _watch = Watch(distributed.global_state.client, jax.process_index(), jax.process_count(), end)
     atexit.register(_watch.leave)
     ctypes.CDLL(None).signal(int(signal.SIGABRT), _on_abort)
+    _watch.meet()
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)

@@ -86,6 +86,12 @@ def test_the_run_folder_and_steps_to_profile_can_be_named(base):
         command_line.train([base, "--workdir", "gs://bucket/run"])
 
 
+@pytest.mark.parametrize("other", ["--resume-from 3", "--profile 1:2"])
+def test_a_step_is_replayed_alone(base, other):
+    with pytest.raises(InputError, match="--replay only shows a step"):
+        command_line.train([base, "--replay", "5", *other.split()])
+
+
 def test_a_saved_experiment_is_a_config_and_its_folder_the_run(tmp_path):
     config.save(BASE, tmp_path / "experiment.json")
     assert command_line.train([str(tmp_path / "experiment.json")]) == Training(BASE, tmp_path)

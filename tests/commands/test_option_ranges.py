@@ -2,8 +2,9 @@
 
 import pytest
 
-from research.commands import benchmark, evaluate, generate
+from research.commands import benchmark, convert, evaluate, generate, report
 from research.errors import InputError
+from research.inference.generation import Sampling
 
 ABSENT = "/nowhere/at/all"  # if it were read, the error would name it
 
@@ -46,6 +47,32 @@ def test_an_option_that_no_command_could_mean_is_refused_in_one_line(command, op
     line = str(error.value)
     assert "\n" not in line and ABSENT not in line
     assert option.strip("-").replace("-", "_") in line.replace("-", "_") and value in line.replace(",", "")
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "named"),
+    [
+        (evaluate, ["--out", ""], "--out"),
+        (evaluate, ["--tasks", "copying", " "], "--tasks"),
+        (evaluate, ["--out="], "--out"),
+        (generate, ["--prompt", "a", "--objective", " "], "--objective"),
+        (convert, ["--to", ""], "--to"),
+        (report, ["--out", ""], "--out"),
+    ],
+)
+def test_an_option_that_is_empty_is_refused_by_its_name(command, options, named):
+    """As of a variable of the shell that is not set: an empty path would be the current folder."""
+    with pytest.raises(InputError, match=f"^{named} is empty"):
+        command.main([ABSENT, *([ABSENT] if command is convert else []), *options])
+
+
+def test_texts_may_be_empty_but_a_stop_string_may_not():
+    with pytest.raises(InputError, match=ABSENT):
+        generate.main([ABSENT, "--prompt", "", " "])
+    with pytest.raises(InputError, match=r"stop: .* none of them empty"):
+        Sampling(stop=("",))
+    with pytest.raises(InputError, match="stop: '###' must be texts in a tuple"):
+        Sampling(stop="###")
 
 
 def test_the_ends_of_the_ranges_are_in_them():

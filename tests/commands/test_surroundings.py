@@ -1,5 +1,6 @@
 """Commands where not everything is as usual: other encodings, paths with odd characters, no home, no accelerator."""
 
+import math
 import os
 import subprocess
 import sys
@@ -136,7 +137,7 @@ def test_a_config_whose_annotations_are_text_is_read(written):
     known = set(sys.modules)
     assert config_file.read(written).model.width == 16
     assert command_line.train([str(written), "--seed", "3"]).experiment.seed == 3
-    assert not [name for name in set(sys.modules) - known if written.stem in name]
+    assert written.stem not in set(sys.modules) - known  # an import could mean it
 
 
 def test_a_probe_is_shown_as_it_is():
@@ -159,6 +160,23 @@ def test_names_of_tasks_and_checkpoints_are_shown_as_they_are():
     assert all(
         text in said(console) for text in ("[bold] run [/x], causal prompt format", "[/INST] task", "[/n] :smile:")
     )
+
+
+def test_numbers_that_are_none_and_verdicts_are_shown_as_they_are():
+    """Of one question there is no interval, and a verdict names a checkpoint."""
+    from research.evaluation import result_files
+    from research.evaluation.comparison import Comparison
+    from research.evaluation.statistics import Estimate
+    from research.evaluation.suite import Measured, Result
+
+    estimate = Estimate(0.5, math.nan, math.nan)
+    measured = Measured("accuracy", "higher", estimate, {"majority": 0.5}, None, "no verdict [/x]")
+    result = Result("run", "task", "causal", "exact", 0, 1, 1, 0, "s", "d", (measured,))
+    console = quiet()
+    console.print(result_files.tables([result]))
+    verdict = "[bold] run is better"
+    console.print(result_files.comparisons([Comparison("t", "accuracy", "a", "b", "exact", 0, 1, estimate, verdict)]))
+    assert all(text in said(console) for text in ("0.500 [nan, nan]", "no verdict [/x]", "[+nan, +nan]", verdict))
 
 
 def test_an_objective_without_targets_has_no_numbers(tmp_path):

@@ -49,6 +49,14 @@ def test_every_answer_of_a_conversation_is_an_exchange(tokenizer):
     assert answer == "See you<|im_end|>\n"
 
 
+def test_an_answer_of_weight_0_is_said_but_not_trained_on(tokenizer):
+    answers = [said("assistant", "Hello") | {"weight": 0}, said("assistant", "See you") | {"weight": 1}]
+    messages = [said("user", "Hi"), answers[0], said("user", "Bye"), answers[1]]
+    (only,) = chat.prompt_completions({"messages": messages})
+    before, answer = encoded(tokenizer, only)
+    assert "Hello" in before and answer == "See you<|im_end|>\n"
+
+
 def test_prompt_and_completion_are_texts_or_messages(tokenizer):
     (plain,) = chat.prompt_completions({"prompt": "2 + 2 =", "completion": " 4", "id": 3})
     assert encoded(tokenizer, plain) == ("2 + 2 =", " 4<|im_end|>")
@@ -77,6 +85,15 @@ def test_a_template_is_given_tools_and_all_that_a_message_has(tokenizer):
     assert answer == [*list(b"so: 3<call>" + spelled), 257]
 
 
+@pytest.mark.parametrize("given", ["reasoning_content", "thinking", "reasoning"])
+def test_reasoning_is_given_under_each_name_that_templates_read(tokenizer, given):
+    utils = pytest.importorskip("transformers.utils.chat_template_utils")
+    template = "{% for m in messages %}{{ m | tojson }}{{ m.reasoning_content }}{{ m.thinking }}{% endfor %}"
+    messages = [said("user", "Hi"), said("assistant", "Hello") | {given: "so: "}]
+    (theirs,), _ = utils.render_jinja_template([messages], chat_template=template)
+    assert chat.render(dataclasses.replace(tokenizer, chat_template=template), messages, reply=False) == theirs
+
+
 def test_marks_that_a_template_writes_are_single_tokens(tokenizer):
     assert tokenizer.encode_marked("<|im_start|>é").tolist() == [256, *"é".encode()]
     assert 256 not in tokenizer.encode("<|im_start|>")
@@ -92,6 +109,8 @@ DEEP = json.loads("[" * 200 + "]" * 200)
         ({"messages": [said("user", "a")]}, "no assistant message"),
         ({"messages": [{"role": "user"}, said("assistant", "a")]}, "without role or text"),
         ({"prompt": "a", "completion": " "}, "an empty text"),
+        ({"messages": [said("user", "a"), said("assistant", "b") | {"weight": 0}]}, "no answer whose weight is not 0"),
+        ({"messages": [said("user", "a"), said("assistant", "b") | {"weight": 0.5}]}, "neither 0 nor 1"),
         ({"messages": [said("user", "a"), said("assistant", "b") | {"x": "\ud800"}]}, "invalid UTF-8"),
         ({"messages": [said("user", "a"), said("assistant", "b") | {"x": DEEP}]}, "nested too deeply"),
     ],

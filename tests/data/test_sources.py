@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import json
 import lzma
+import signal
 
 import fsspec
 import numpy as np
@@ -12,6 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from research.data import limits, sources
+from research.data.limits import limited
 from research.data.records import Record, SkippedRecord
 from research.errors import InputError
 
@@ -160,12 +162,40 @@ def test_integers(tmp_path):
     assert [f.tolist() for f in fields(f"tokens:{tmp_path}/c.bin")] == [[8, 9]]
 
 
+def test_token_files_of_llm_c(tmp_path):
+    """As `write_datafile` of its `dev/data/data_common.py` writes them: a header of 256 int32, then the numbers."""
+    for magic, version, dtype, numbers in (
+        (20240520, 1, np.uint16, [5, 50_256]),
+        (20240801, 7, np.uint32, [128_000, 6]),
+    ):
+        header = np.zeros(256, np.int32)
+        header[:3] = magic, version, len(numbers)
+        (tmp_path / "x.bin").write_bytes(header.tobytes() + np.array(numbers, dtype).tobytes())
+        assert [f.tolist() for f in fields(f"tokens:{tmp_path}/x.bin")] == [numbers]
+        with pytest.raises(InputError, match=r"has the header of llm\.c for uint"):
+            fields(f"tokens:{tmp_path}/x.bin#int32")
+        header[2] = 3
+        (tmp_path / "x.bin").write_bytes(header.tobytes() + np.array(numbers, dtype).tobytes())
+        with pytest.raises(InputError, match="does not hold integers of type"):
+            fields(f"tokens:{tmp_path}/x.bin")
+
+
+def test_files_of_known_formats_are_no_raw_numbers(tmp_path):
+    np.savez(tmp_path / "x.npz", np.arange(3))
+    np.save(tmp_path / "x.npy", np.arange(4))
+    (tmp_path / "x.npy").rename(tmp_path / "y.bin")
+    for name, complaint in (("x.npz", "is a zip archive"), ("y.bin", "is an .npy file under another name")):
+        with pytest.raises(InputError, match=complaint):
+            fields(f"tokens:{tmp_path}/{name}")
+
+
 @pytest.mark.parametrize(
     ("content", "dtype", "message"),
     [
         (b"\1\2\3", "#uint16", "does not hold integers of type uint16"),
         (b"", "", "does not hold integers"),
         (b"\1\2", "#float32", "'float32' is not an integer dtype"),
+        (b"\1\2", "#m8", "'m8' is not an integer dtype"),
         (b"\1\2", "#letters", "'letters' is not an integer dtype"),
     ],
 )
@@ -261,3 +291,15 @@ def test_python_docs_are_long_texts_each_once_in_an_order_without_meaning():
     assert topics
     firsts = [text[:1] for text in texts]  # sorted texts would have equal neighbours
     assert sum(a == b for a, b in itertools.pairwise(firsts)) < 0.3 * len(firsts)
+
+
+def test_a_time_that_is_over_just_when_the_work_is():
+    """Whatever ends first, it is the work or TimeoutError, and nothing of the signal is left."""
+    before, ended = signal.getsignal(signal.SIGALRM), set()
+    for length in range(0, 40_000, 100):
+        try:
+            ended.add(type(limited(2e-4, 1 << 30, lambda n=length: sum(range(n)))))
+        except TimeoutError:
+            ended.add(TimeoutError)
+    assert ended == {int, TimeoutError}
+    assert signal.getsignal(signal.SIGALRM) == before and signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

@@ -197,6 +197,87 @@ def test_an_expression_that_is_slow_everywhere_is_refused(tmp_path, monkeypatch,
         tokenizers.load(str(tmp_path))
 
 
+def byte_level(*special):
+    made = library.Tokenizer(library.models.BPE())
+    made.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = library.decoders.ByteLevel()
+    alphabet = library.pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator(
+        LINES, library.trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
+    )
+    made.add_special_tokens(list(special))
+    return made
+
+
+def byte_fallback(*special):
+    """As Llama 2's `tokenizer.json`: a space before every piece of text between special tokens."""
+    made = library.Tokenizer(library.models.BPE())
+    made.pre_tokenizer = library.pre_tokenizers.Metaspace()
+    made.train_from_iterator(LINES, library.trainers.BpeTrainer(vocab_size=300, show_progress=False))
+    model = json.loads(made.to_str())["model"]
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+    vocab = {piece: number for number, piece in enumerate(dict.fromkeys([*special, *bytes_, *model["vocab"]]))}
+    merges = [tuple(pair) for pair in model["merges"]]
+    made = library.Tokenizer(library.models.BPE(vocab, merges, byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
+    prepend, replace = library.normalizers.Prepend("\u2581"), library.normalizers.Replace(" ", "\u2581")
+    made.normalizer = library.normalizers.Sequence([prepend, replace])
+    steps = [library.decoders.Replace("\u2581", " "), library.decoders.ByteFallback(), library.decoders.Fuse()]
+    made.decoder = library.decoders.Sequence([*steps, library.decoders.Strip(" ", 1, 0)])
+    made.add_special_tokens(list(special))
+    return made
+
+
+CLASSES = [
+    *(("LlamaTokenizer", {"legacy": legacy} if legacy is not None else {}) for legacy in (None, False, True)),
+    *(("LlamaTokenizerFast", {"add_prefix_space": False}), ("GPTNeoXTokenizer", {"add_prefix_space": True})),
+    *(("GPTNeoXTokenizerFast", {}), ("RobertaTokenizer", {"add_prefix_space": True}), ("GPT2Tokenizer", {})),
+]
+
+
+@pytest.mark.parametrize(("kind", "settings"), CLASSES)
+def test_a_tokenizer_json_is_read_as_its_class_makes_it(tmp_path, kind, settings):
+    """Spaces at the beginning and after special tokens, composed letters, tokens around a text."""
+    special = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|endoftext|>", "<|padding|>", "<mask>", "<pad>"]
+    made = (byte_fallback if "Llama" in kind else byte_level)(*special)
+    if "Roberta" in kind:
+        ends = [(name, made.token_to_id(name)) for name in ("</s>", "<s>")]
+        made.post_processor = library.processors.RobertaProcessing(*ends)
+    made.save(str(tmp_path / "tokenizer.json"))
+    put(tmp_path, tokenizer_config={"tokenizer_class": kind, **settings})
+    ours = check(tmp_path, ends="Roberta" in kind)
+    _, theirs = both(tmp_path)
+    for text in (" one", "  two", "e\u0301", "<|im_start|> a<|im_start|>b"):
+        assert ours.coder.encode_marked(text)[0].tolist() == theirs(text, add_special_tokens=False).input_ids
+    assert ours.decode(ours.encode(" one")) == theirs.decode(ours.encode(" one"))
+
+
+def test_another_pre_tokenizer_than_that_of_the_class_is_read_as_it_is_and_said(tmp_path, caplog):
+    byte_level("<|endoftext|>").save(str(tmp_path / "tokenizer.json"))
+    put(tmp_path, tokenizer_config={"tokenizer_class": "Qwen2Tokenizer"})
+    ids = tokenizers.load(str(tmp_path)).encode("2024")
+    assert "its pre-tokenizer is not that of Qwen2Tokenizer" in caplog.text
+    put(tmp_path, tokenizer_config={"tokenizer_class": "PreTrainedTokenizerFast"})
+    caplog.clear()
+    assert tokenizers.load(str(tmp_path)).encode("2024") == ids and not caplog.text
+
+
+def test_an_added_token_whose_id_is_not_its_place_is_refused(tmp_path):
+    """The library numbers added tokens in their order, whatever ids the file gives them; models were trained on one."""
+    for ids in ((4, 3), (3, 7), (3, 3)):
+        stored = json.loads(library.Tokenizer(library.models.WordLevel({"a": 0, "b": 1, "c": 2}, "a")).to_str())
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        tokens = [{"id": i, "content": f"<{n}>", "special": True, **flags} for n, i in enumerate(ids)]
+        (tmp_path / "tokenizer.json").write_text(json.dumps(stored | {"added_tokens": tokens}))
+        with pytest.raises(InputError, match=r"its added token '<\d>' has the id \d, but gets"):
+            tokenizers.load(str(tmp_path))
+
+
+def test_roles_of_one_model_alone_are_special_tokens_too(tmp_path):
+    byte_level().save(str(tmp_path / "tokenizer.json"))
+    put(tmp_path, tokenizer_config={"image_token": "<image>", "eos_token": "<e>", "add_bos_token": True})
+    assert set(check(tmp_path).names.values()) == {"<e>", "<image>"}
+
+
 def test_ends_of_generation_are_those_of_the_configs(tmp_path):
     made = library.Tokenizer(library.models.WordLevel({"<s>": 0, "</s>": 1, "<e>": 2, "a": 3}, unk_token="a"))
     made.add_special_tokens(["<s>", "</s>"])
@@ -250,6 +331,9 @@ def test_a_single_character_stays_text_though_it_pads(tmp_path):
     put(tmp_path, tokenizer_config={"pad_token": "!"})
     tokenizer = tokenizers.load(str(tmp_path))
     assert tokenizer.encode("a!") == [1, 0] and tokenizer.decode([1, 0]) == "a!"
+    put(tmp_path, tokenizer_config={"eos_token": "!"})
+    tokenizer = tokenizers.load(str(tmp_path))
+    assert tokenizer.encode("a!") == [1, 0] and tokenizer.stops == (0,)
 
 
 def test_marks_of_byte_order_and_damage(tmp_path):

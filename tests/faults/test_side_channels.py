@@ -5,10 +5,13 @@ import time
 
 import pytest
 
+from research.analysis import page
+from research.commands import train
 from research.config import Logging
 from research.errors import InputError
-from research.runs import side_channels
+from research.runs import side_channels, trainer
 from research.runs.side_channels import Channel
+from research.runtime import processes
 
 
 class Sink:
@@ -65,3 +68,10 @@ def test_a_missing_package_or_login_is_told_before_anything_is_made(monkeypatch)
         side_channels.check(Logging(wandb="project"))
     monkeypatch.setenv("WANDB_MODE", "offline")
     side_channels.check(Logging(wandb="project"))
+
+
+def test_a_report_that_cannot_be_written_is_named_and_the_run_is_complete(monkeypatch, capsys):
+    for place, name, done in ((trainer, "train", None), (processes, "initialize", None), (page, "write", 1)):
+        monkeypatch.setattr(place, name, (lambda *_: 1 / 0) if done else (lambda *_: None))
+    train.main(["configs/quickstart.py", "--workdir", "nowhere"])
+    assert "the report could not be written: ZeroDivisionError" in capsys.readouterr().out

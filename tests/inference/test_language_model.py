@@ -147,9 +147,10 @@ def test_sampling_is_decided_by_seed_and_sample(lm):
 
 
 def test_a_continuation_ends_before_a_stop_string(lm):
-    sampling = Sampling(tokens=40, temperature=1.0)
+    sampling = Sampling(tokens=40, least=20, temperature=1.0)
     whole = lm.generate("the cat", sampling)
     stop = whole[5:7]
+    assert stop
     stopped = lm.generate("the cat", replace(sampling, stop=(stop,)))
     assert stopped == whole[: whole.index(stop)] == cut(whole, [stop])
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers")
 
 from research.errors import InputError  # noqa: E402
 from research.interop import config_json  # noqa: E402
@@ -103,3 +103,16 @@ def first(model: Any, batch: Any) -> np.ndarray:
     if batch.source is None:
         return model(input_ids=tokens)[0].numpy()
     return model(input_ids=torch.tensor(batch.source.tokens, dtype=torch.long), decoder_input_ids=tokens)[0].numpy()
+
+
+@pytest.mark.parametrize("kind", ["yarn", "llama3"])
+@pytest.mark.parametrize("beside", [{}, {"original_max_position_embeddings": 32}])
+@pytest.mark.parametrize("within", [{}, {"original_max_position_embeddings": 16}])
+def test_the_original_length_of_a_scaling_is_found_where_transformers_finds_it(kind, beside, within):
+    """Beside the scaling it counts before the one within, and without any it is that of all positions."""
+    scaling = {"rope_type": kind, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, **within}
+    config = {"max_position_embeddings": 128, "rope_scaling": scaling, **beside}
+    model, _ = config_json.read({"model_type": "llama", **config})
+    theirs = transformers.LlamaConfig(**config)
+    theirs.standardize_rope_params()  # as a model does that is made of it
+    assert model.positions.scaling.original_length == theirs.rope_parameters["original_max_position_embeddings"]

@@ -85,6 +85,15 @@ def test_other_names_of_a_key_are_read_or_contradict():
     assert (aliased.width, aliased.depth) == (96, 3)
     with pytest.raises(InputError, match="hidden_size is 96, but n_embd, which is the same, 48"):
         config_json.read({"model_type": "gpt2", "hidden_size": 96, "n_embd": 48})
+    with pytest.raises(InputError, match="rope_theta is 500, but rotary_emb_base, which is the same, 10000"):
+        config_json.read({"model_type": "gpt_neox", "rope_theta": 500})
+
+
+def test_what_follows_from_a_key_of_t5_may_be_given_and_counts():
+    model, _ = config_json.read({"model_type": "t5", "feed_forward_proj": "gated-gelu", "dense_act_fn": "silu"})
+    assert (model.mlp.activation, model.mlp.gated) == ("silu", True)
+    model, _ = config_json.read({"model_type": "t5", "feed_forward_proj": "gated-gelu", "is_gated_act": False})
+    assert (model.mlp.activation, model.mlp.gated) == ("gelu_tanh", False)
 
 
 def test_integers_are_no_parameters(folder):
@@ -108,6 +117,9 @@ def test_integers_are_no_parameters(folder):
         ({"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx = True"),
         ({"model_type": "t5", "feed_forward_proj": "gated-xielu"}, "the activation 'xielu' is not supported"),
         ({"model_type": "modernbert", "classifier_bias": True}, "classifier_bias unlike mlp_bias"),
+        ({"model_type": "modernbert", "sliding_window": 3}, "sliding_window = 3 is not half of local_attention"),
+        ({"model_type": "roberta", "hidden_act": "relu"}, "roberta with hidden_act = 'relu' is not supported"),
+        ({"model_type": "electra", "hidden_act": "relu"}, "electra with hidden_act = 'relu' is not supported"),
         ({"is_decoder": True}, "is_decoder = True is not supported"),
     ],
 )
@@ -206,6 +218,15 @@ def test_a_padding_token_without_a_row_is_left_out_and_said(folder, caplog):
     assert opened.tokenizer.encode("[PAD]") == list(b"[PAD]")
 
 
+def test_ends_of_generation_beyond_the_embedding_are_left_out_and_said(folder, caplog):
+    (folder / "config.json").write_text(json.dumps(LLAMA | {"eos_token_id": [257, 5000]}))
+    assert interop.open_checkpoint(str(folder)).tokenizer.stops == (257,)
+    assert "eos_token_id [257, 5000], but the embedding has only 272 rows" in caplog.text
+    (folder / "config.json").write_text(json.dumps(LLAMA | {"eos_token_id": 5000}))
+    with pytest.raises(InputError, match="only 272 rows: nothing would end a text"):
+        interop.open_checkpoint(str(folder))
+
+
 def test_a_cache_names_only_its_own_snapshots(tmp_path):
     cache = tmp_path / "models--some--model"
     (cache / "snapshots").mkdir(parents=True)
@@ -240,6 +261,15 @@ def test_a_cache_is_a_folder_too(folder, tmp_path_factory):
         interop.open_checkpoint(str(cache))
     (cache / "snapshots" / "abc").symlink_to(folder)
     assert interop.open_checkpoint(str(cache)).model.width == 8
+
+
+def test_names_that_no_disk_takes_are_told(folder):
+    (folder / safetensors.SINGLE).unlink()
+    (folder / safetensors.INDEX).write_text(json.dumps({"weight_map": {"a": "x" * 300}}))
+    with pytest.raises(InputError, match="names files that are not beside it: xxx"):
+        interop.open_checkpoint(str(folder))
+    with pytest.raises(InputError, match="a name in it has more than 255 bytes"):
+        interop.open_checkpoint("x" * 300)
 
 
 @pytest.mark.parametrize("refused", [True, False])

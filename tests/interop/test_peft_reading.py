@@ -1,5 +1,6 @@
 """An adapter of `peft` is read as `peft` merges it; one that is more than a sum is refused by what makes it so."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from research.data import tokenizers
 from research.errors import InputError
-from research.interop import huggingface, mapping, tokenizer_json
+from research.interop import huggingface, mapping, peft_reading, tokenizer_json
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -65,6 +66,10 @@ def test_what_is_more_than_a_sum_is_refused(saved):
         ({"init_lora_weights": "pissa"}, "init_lora_weights = 'pissa' changes the model itself"),
         ({"peft_type": "IA3"}, "peft_type is 'IA3'; only LORA"),
         ({"alpha_pattern": {"q_proj": "x"}}, "alpha_pattern are .*, not numbers"),
+        ({"lora_alpha": float("nan")}, "lora_alpha and alpha_pattern are .*, not numbers"),
+        ({"alpha_pattern": {"(q+)+x": 1}}, "alpha_pattern .* is not of names of modules"),
+        ({"alpha_pattern": ["q_proj"]}, "alpha_pattern .* is not of names of modules"),
+        ({"kasa_config": {"beta": 1e-4}}, "kasa_config = .* is not supported"),
         ({"base_model_name_or_path": "./gone"}, "only an adapter .* which cannot be read"),
     ):
         path.write_text(json.dumps(good | change))
@@ -74,3 +79,27 @@ def test_what_is_more_than_a_sum_is_refused(saved):
     path.write_text(json.dumps(good))
     with pytest.raises(InputError, match=r"has no adapter_model\.safetensors"):
         huggingface.read(folder)
+
+
+def test_an_embedding_that_is_no_longer_tied_is_refused(saved):
+    """`peft` would leave the output layer with the old one."""
+    for name, settings in (
+        ("smollm2", {"modules_to_save": ["embed_tokens"], "target_modules": ["q_proj"]}),
+        ("gpt2", GPT2 | {"modules_to_save": ["wte"]}),
+    ):
+        folder, _, _ = saved(name, **settings)
+        with pytest.raises(InputError, match=r"it changes .*, but not lm_head\.weight, which is tied to it"):
+            huggingface.read(folder)
+
+
+def test_every_field_of_an_adapter_is_read_or_refused_or_without_effect():
+    """On what the adapted model computes."""
+    of_training = {"lora_dropout", "inference_mode", "velora_config", "eva_config", "lora_ga_config", "corda_config"}
+    of_training |= {"ephemeral_gpu_offload", "runtime_config", "loftq_config", "ensure_weight_tying", "task_type"}
+    of_tensors = {"r", "rank_pattern", "bias", "modules_to_save", "target_modules", "exclude_modules", "layers_pattern"}
+    of_tensors |= {"layers_to_transform"}  # the file has what they chose
+    read = {"peft_type", "base_model_name_or_path", "revision", "lora_alpha", "alpha_pattern", "use_rslora"}
+    read |= {"fan_in_fan_out", "init_lora_weights"}
+    of_refused = {"megatron_core", "qalora_group_size", "auto_mapping", "peft_version"}
+    known = of_training | of_tensors | read | of_refused | set(peft_reading._REFUSED)
+    assert {field.name for field in dataclasses.fields(peft.LoraConfig)} <= known

@@ -1,7 +1,7 @@
 """One of several processes is killed, stands still or fails, at any moment after all have joined: the others end within
 a minute and name it, and the run is resumed by any number. The same where the network between two hosts is cut.
 
-MOMENTS=3 python -m pytest -m slow tests/runtime/test_lost_processes.py    # fewer than the twenty of each kind
+MOMENTS=3 SEED=1 python -m pytest -m slow tests/runtime/test_lost_processes.py    # three other ones of each kind
 """
 
 import io
@@ -22,6 +22,7 @@ from research.runs.trainer import train
 from research.runtime import processes
 from research.training import checkpoint
 from tests.runtime.several import (
+    PATIENCE,
     endless,
     losses,
     name,
@@ -31,7 +32,7 @@ from tests.runtime.several import (
     wait_for_a_checkpoint_after,
 )
 
-MOMENTS = int(os.environ.get("MOMENTS", "20"))
+MOMENTS, SEED = int(os.environ.get("MOMENTS", "20")), os.environ.get("SEED", "")
 LATEST = 6.0  # seconds after all have joined, or after a checkpoint in every second start
 WITHIN = 60.0  # seconds
 JOINED = "joined the others"
@@ -73,7 +74,7 @@ def ended(launched, begin):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", SIGNALS)
 def test_the_process_that_is_gone_is_named_by_all_others(experiment, tmp_path, how):
-    draw, folder, seconds = random.Random(how), tmp_path / "run", []
+    draw, folder, seconds = random.Random(how + SEED), tmp_path / "run", []
     for moment in range(MOMENTS):
         count = draw.choice((2, 2, 3))
         victim, after = draw.randrange(count), draw.uniform(0, LATEST)
@@ -84,6 +85,9 @@ def test_the_process_that_is_gone_is_named_by_all_others(experiment, tmp_path, h
         time.sleep(after)
         begin = time.monotonic()
         launched[victim].send_signal(SIGNALS[how])
+        if how == "failed":  # Python handles a signal when it is back from a compilation
+            launched[victim].wait(PATIENCE)
+            begin = time.monotonic()
         others = [process for index, process in enumerate(launched) if index != victim]
         codes = ended(others, begin)
         seconds.append(time.monotonic() - begin)

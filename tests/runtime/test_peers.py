@@ -18,6 +18,9 @@ class Store:
             raise RuntimeError("UNAVAILABLE")
         self.content[key] = value
 
+    def blocking_key_value_get(self, key, milliseconds):
+        return self.content[key]
+
     def key_value_dir_get(self, prefix):
         if self.cut:
             raise RuntimeError("UNAVAILABLE")
@@ -59,15 +62,9 @@ def test_while_all_give_signs_and_after_an_orderly_end_nobody_is_named(watches, 
     assert not ended and first.culprit() is None and second.culprit() is None
 
 
-def know_each_other(made):
-    deadline = time.monotonic() + 10
-    while not all(" on " in name for watch in made for name in watch.names.values()) and time.monotonic() < deadline:
-        time.sleep(0.02)
-
-
 def test_a_silent_process_is_named_with_its_host(watches, ended, capfd):
     _, (first, _, third) = watches
-    know_each_other(watches[1])
+    first.meet()
     third.done.set()  # without a word
     wait(ended)
     assert set(ended) == {75}
@@ -83,9 +80,11 @@ def test_an_error_is_known_to_the_others_at_once(watches, ended):
     assert time.monotonic() - begin < peers.SILENT + 1
 
 
-def test_without_the_store_it_is_process_0_that_is_gone(watches, ended):
+def test_without_the_store_it_is_process_0_that_is_gone_which_is_known_by_its_host(watches, ended):
+    """Even if it is gone before its first sign of life was read."""
     store, (_, second, third) = watches
-    know_each_other(watches[1])
+    second.meet()
+    third.meet()
     store.cut = True
     for watch in (second, third):
         assert watch.culprit(patience=10).startswith("process 0 on ")

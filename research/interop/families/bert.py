@@ -1,9 +1,11 @@
 """BERT (Devlin et al. 2019), MultiBERTs, the sentence encoders of its format, and RoBERTa (Liu et al. 2019)."""
 
 from dataclasses import replace
+from typing import Any
 
 from research.config import replace_fields
-from research.interop.families.family import BIASED, Family
+from research.errors import InputError
+from research.interop.families.family import BIASED, Config, Family
 from research.interop.names import Names, layers
 
 BASE = replace_fields(
@@ -40,6 +42,16 @@ def names(root: str, head: dict[str, str], dropped: tuple[str, ...] = (), layer:
         copies=tuple(copies),
         dropped=(rf"{root}\.pooler\..*", *dropped),
     )
+
+
+def check_head(config: Config, headless: str) -> None:
+    """Raises InputError if the layers have another activation than the head, which has GELU whatever the config says:
+    the stack has one for both. A model of the class `headless` has no head."""
+    if headless not in (config.get("architectures") or ()) and config["hidden_act"] not in ("gelu", "gelu_python"):
+        raise InputError(
+            f"{config['model_type']} with hidden_act = {config['hidden_act']!r} is not supported, only 'gelu', which "
+            "its head has always"
+        )
 
 
 FIELDS = (
@@ -84,13 +96,20 @@ BERT = Family(
     requires=(("position_embedding_type", "absolute"),),
     headless="BertModel",
 )
+
+
+def _read_roberta(config: Config) -> dict[str, Any]:
+    check_head(config, "RobertaModel")
+    return {"positions.offset": (1 if config.get("pad_token_id") is None else config["pad_token_id"]) + 1}
+
+
 ROBERTA = replace(
     BERT,
     model_type="roberta",
     architecture="RobertaForMaskedLM",
     fields=tuple((ours, key, 50_265 if key == "vocab_size" else default) for ours, key, default in FIELDS),
     names=lambda model: ROBERTA_NAMES,
-    read=lambda config: {"positions.offset": (1 if config.get("pad_token_id") is None else config["pad_token_id"]) + 1},
+    read=_read_roberta,
     write=lambda model: {"pad_token_id": model.positions.offset - 1},
     reads=("pad_token_id",),
     headless="RobertaModel",

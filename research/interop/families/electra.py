@@ -3,7 +3,6 @@ for analysis. Embeddings may be narrower than the model."""
 
 from typing import Any
 
-from research.errors import InputError
 from research.interop.families import bert
 from research.interop.families.family import Config, Family
 
@@ -22,9 +21,7 @@ NAMES = bert.names(
 
 def _read(config: Config) -> dict[str, Any]:
     narrow = config.get("embedding_size") or 128
-    headless = FAMILY.headless in (config.get("architectures") or ())
-    if not headless and config["hidden_act"] != "gelu":
-        raise InputError(f"electra with hidden_act = {config['hidden_act']!r} is not supported, only 'gelu'")
+    bert.check_head(config, "ElectraModel")
     return {"embedding.width": 0 if narrow == config["hidden_size"] else narrow}
 
 

@@ -4,6 +4,7 @@ quarter of each head rotates."""
 from typing import Any
 
 from research.config import Model, replace_fields
+from research.errors import InputError
 from research.interop.families import rotary
 from research.interop.families.family import LAYERNORM, Config, Family, attention_biases
 from research.interop.names import Names, layers
@@ -38,8 +39,11 @@ NAMES = Names(
 
 
 def _read(config: Config) -> dict[str, Any]:
-    named = {"rope_theta": config.get("rotary_emb_base"), "partial_rotary_factor": config.get("rotary_pct")}
-    rope = rotary.read({key: value for key, value in named.items() if value is not None} | config, share=0.25)
+    names = (("rope_theta", "rotary_emb_base", 10_000), ("partial_rotary_factor", "rotary_pct", 0.25))
+    for key, own, default in names:  # versions of transformers differ in which of the two counts
+        if config.get(key, config.get(own, default)) != config.get(own, default):
+            raise InputError(f"{key} is {config[key]!r}, but {own}, which is the same, {config.get(own, default)!r}")
+    rope = rotary.read({**config, **{key: config.get(own, default) for key, own, default in names}}, share=0.25)
     return {**rope, **attention_biases(config, default=True)}
 
 

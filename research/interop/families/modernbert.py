@@ -51,9 +51,12 @@ def _read(config: Config) -> dict[str, Any]:
     rope = rotary.read_by_layer(by_layer, 160_000.0, 10_000.0)
     if rope["positions.scaling"] is not None:
         raise InputError("rope_parameters: modernbert with scaled rotary positions is not supported")
+    window = config.get("local_attention", 128) // 2
+    if config.get("sliding_window", window) != window:  # which sets local_attention there
+        raise InputError(f"sliding_window = {config['sliding_window']!r} is not half of local_attention")
     return {
         **rope,
-        "attention.window": config.get("local_attention", 128) // 2,
+        "attention.window": window,
         "attention.global_every": every,
         "attention.first_global": first,
         **attention_biases(config),
@@ -104,6 +107,7 @@ FAMILY = Family(
     write=_write,
     reads=(
         *(*rotary.KEYS, "layer_types", "global_attn_every_n_layers", "local_attention", "attention_bias"),
+        "sliding_window",
         *("global_rope_theta", "local_rope_theta", "classifier_bias", "classifier_activation"),
     ),
     without_effect=(

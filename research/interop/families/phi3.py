@@ -43,8 +43,5 @@ FAMILY = Family(
     read=_read,
     write=lambda model: {**rotary.write(model), **rotary.write_layers(model), "layer_types": None},
     reads=(*rotary.KEYS, "layer_types", "sliding_window"),
-    without_effect=(
-        "original_max_position_embeddings",  # of longrope
-        "embd_pdrop",  # nothing of transformers reads it
-    ),
+    without_effect=("embd_pdrop",),  # which nothing of transformers reads
 )

@@ -7,7 +7,10 @@ from research.config import Model, RopeScaling
 from research.errors import InputError
 from research.interop.families.family import Config, positive
 
-KEYS = ("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor")
+KEYS = (
+    *("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor"),
+    "original_max_position_embeddings",  # of some kinds of scaling
+)
 LAYER_KEYS = ("sliding_window", "layer_types")
 SLIDING, FULL = "sliding_attention", "full_attention"
 
@@ -59,7 +62,10 @@ def scaling(given: Config, config: Config) -> RopeScaling | None:
     """What `rope_parameters` say, or those of one type of layers."""
     kind = given.get("rope_type") or given.get("type") or "default"
     what = f"rope_scaling of type {kind}"
-    original = given.get("original_max_position_embeddings") or config.get("max_position_embeddings")
+    if kind in ("llama3", "yarn"):
+        key = "original_max_position_embeddings"  # beside the scaling it counts before the one within, as there
+        length = next((one for one in (config.get(key), given.get(key)) if one is not None), None)
+        given = {**given, key: config.get("max_position_embeddings") if length is None else length}
     match kind:
         case "default":
             return None
@@ -72,7 +78,7 @@ def scaling(given: Config, config: Config) -> RopeScaling | None:
             keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
             return RopeScaling("llama3", *(positive(given, key, what) for key in keys))
         case "yarn":
-            given = {"beta_fast": 32, "beta_slow": 1, "original_max_position_embeddings": original} | {
+            given = {"beta_fast": 32, "beta_slow": 1} | {
                 key: value for key, value in given.items() if value is not None
             }
             keys = ("factor", "beta_slow", "beta_fast", "original_max_position_embeddings")
@@ -125,6 +131,7 @@ def read_by_layer(config: Config, theta: float, local_theta: float) -> dict[str,
     given = config.get("rope_parameters") or {}
     far, near = (dict(given.get(kind) or {}) for kind in (FULL, SLIDING))
     far |= config.get("rope_scaling") or {}
+    config = {key: value for key, value in config.items() if key != "original_max_position_embeddings"}  # of no layer
     if scaling(near, config) is not None:
         raise InputError("rope_parameters: scaled rotary positions of local layers alone are not supported")
     for one, key, default in ((far, "rope_theta", theta), (near, "rope_local_base_freq", local_theta)):

@@ -57,10 +57,12 @@ def _read(config: Config) -> dict[str, Any]:
 
 def _read_mt5(config: Config) -> dict[str, Any]:
     kind = config.get("feed_forward_proj") or "gated-gelu"
-    name = "gelu_tanh" if kind == "gated-gelu" else activation(kind.removeprefix("gated-"))
+    name = "gelu_new" if kind == "gated-gelu" else kind.removeprefix("gated-")
+    name = activation(config.get("dense_act_fn", name))  # what follows from the first key, and counts where it is given
+    gated = config.get("is_gated_act", kind.startswith("gated-"))
     depth = config.get("num_decoder_layers") or config["num_layers"]
     tied = config.get("tie_word_embeddings") is not False
-    return {"mlp.gated": kind.startswith("gated-"), "mlp.activation": name, "depth": depth, "head.tied": tied}
+    return {"mlp.gated": gated, "mlp.activation": name, "depth": depth, "head.tied": tied}
 
 
 def _read_umt5(config: Config) -> dict[str, Any]:
@@ -106,9 +108,12 @@ T5 = Family(
     names=names,
     read=_read,
     write=_write,
-    reads=("feed_forward_proj", "num_decoder_layers", "tie_word_embeddings", "scale_decoder_outputs"),
+    reads=(
+        *("feed_forward_proj", "dense_act_fn", "is_gated_act"),
+        *("num_decoder_layers", "tie_word_embeddings", "scale_decoder_outputs"),
+    ),
     requires=(("is_encoder_decoder", True),),
-    without_effect=("initializer_factor", "output_past", "n_positions", "dense_act_fn", "is_gated_act"),
+    without_effect=("initializer_factor", "output_past", "n_positions"),
     aliases=(
         ("hidden_size", "d_model"),
         ("num_attention_heads", "num_heads"),
