@@ -26,6 +26,7 @@ class Options:
 
     to: Literal["huggingface", "run", "peft"] | None = None  # None: huggingface for a run, a run for anything else
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of a Hugging Face checkpoint
+    mesh: config.Mesh | None = None  # devices that hold a model larger than one, as --mesh.tensor 8; not given: one
 
 
 def convert(source: str, folder: Path, options: Options) -> None:
@@ -33,7 +34,7 @@ def convert(source: str, folder: Path, options: Options) -> None:
     if folder.exists():
         raise InputError(f"{folder} exists; choose another name or remove it")
     of_run = (files.expanded(source) / "experiment.json").exists()
-    lm = research.load(source)
+    lm = research.load(source, options.mesh)
     match options.to or ("huggingface" if of_run else "run"):
         case "huggingface":
             _check_reading(lm)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from research import models
+from research import config, models
 from research.errors import InputError
 from research.evaluation import comparison, datasets, result_files, suite, tasks
 from research.evaluation.comparison import Comparison
@@ -52,6 +52,9 @@ class Options:
     length: int | None = None  # places that a request may take; not given: as many as the model has positions
     untrained: bool = True  # also ask the model as it was before training, as a baseline
     out: Path | None = None  # for results, rows and answers; not given: `evaluation` in the run folder, or else here
+    # devices over which a model that is larger than one is split, as --mesh.tensor 8; not given: one, or copies
+    mesh: config.Mesh | None = None
+    dtype: loading.Dtype = "float32"  # of the parameters on the devices
     watch: bool = False  # evaluate every checkpoint of one run as it is written, until the run is complete
     every: float = 30.0  # seconds between looks for a new checkpoint
 
@@ -104,7 +107,7 @@ def evaluate(
     answered: list[tuple[Result, list[Outcome]]] = []
     rungs: list[dict[str, Any]] = []
     for name, title in zip(names, titles(names), strict=True):
-        model = loading.load(name)
+        model = loading.load(name, options.mesh, options.dtype)
         rungs.append(rung(name, title, model))
         for evaluated in suite.evaluated_models(title, model, out / "answers", options.prompt_format, options.length):
             baseline = suite.untrained(evaluated, out / "answers") if options.untrained else None
