@@ -18,7 +18,7 @@ import numpy as np
 
 from research import config
 from research.config import Experiment, replace_fields
-from research.errors import InputError
+from research.errors import InputError, install
 from research.planning import counting, hlo
 from research.planning.chips import Topology
 from research.planning.counting import Piece
@@ -181,10 +181,7 @@ def devices(topology: Topology) -> list[Any]:
     if not topology.tpu:
         return jax.devices()
     if importlib.util.find_spec("libtpu") is None:
-        raise InputError(
-            f"planning for {topology} needs the TPU compiler: "
-            ".venv/bin/pip install --constraint constraints.txt --editable '.[tpu]'"
-        )
+        raise InputError(f"planning for {topology} needs the TPU compiler: {install('tpu')}")
     from jax.experimental import topologies
 
     chip, shape = topology.chip, topology.shape

@@ -36,10 +36,9 @@ class Need:
     cache: float  # their keys and values
     generation: float  # beside the parameters, while they are generated; keys and values are in it
 
-    @property
-    def total(self) -> float:
-        """At the peak."""
-        return self.parameters + max(self.scoring, self.generation)
+    def total(self, baseline: bool = True) -> float:
+        """At the peak; with the untrained model beside it, which `evaluate` asks too unless it is told not to."""
+        return (1 + baseline) * self.parameters + max(self.scoring, self.generation)
 
     @property
     def options(self) -> str:
@@ -55,30 +54,37 @@ def plan(experiment: Experiment, topology: Topology, dtype: Dtype, console: Cons
     Raises:
       InputError: if the mesh does not fit the topology or does not divide the model, with what would.
     """
-    given = experiment.mesh != Mesh()
-    tried = [compile(experiment, topology, dtype)] if given else []
-    if not tried or tried[0].total > topology.chip.memory:
-        for mesh in _meshes(experiment, topology):
-            if tried and tried[-1].whole / (mesh.fsdp * mesh.tensor) > ROOM * topology.chip.memory:
-                continue
-            tried.append(compile(replace(experiment, mesh=mesh), topology, dtype))
-            if tried[-1].total <= topology.chip.memory:
-                break
-    chosen, last = tried[0 if given else -1], tried[-1]
+    from research.models import adapters  # only now, so that a mistake on the command line is told at once
+
+    given, memory = experiment.mesh != Mesh(), topology.chip.memory
+    count = sum(leaf.size for leaf in adapters.shapes(experiment.model).values())
+    whole = count * (2 if dtype == "bfloat16" else 4)
+    meshes = [mesh for mesh in _meshes(experiment, topology) if whole / (mesh.fsdp * mesh.tensor) <= ROOM * memory]
+    tried: list[Need] = []
+    for mesh in [experiment.mesh, *meshes] if given else meshes:
+        tried.append(compile(replace(experiment, mesh=mesh), topology, dtype))
+        if tried[-1].total() <= memory:
+            break
+    least = math.ceil(whole / ROOM / memory)
+    half = ", or half as many with --dtype bfloat16" * (dtype == "float32")
+    no = f"nor does it with any mesh of these chips; {least:,} or more would hold the parameters{half}"
+    if not tried:
+        console.print(
+            f"does not fit: {count:,} parameters are {whole / GIB:,.1f} GiB in {dtype}, {no}", highlight=False
+        )
+        return 1
+    fitting = [each for baseline in (True, False) for each in tried if each.total(baseline) <= memory]
+    best = fitting[0] if fitting else tried[-1]
+    chosen = tried[0] if given else best
     _show(console, experiment, topology, dtype, chosen)
-    fits, available = chosen.total <= topology.chip.memory, topology.chip.memory / GIB
-    if fits:
-        console.print(f"fits: evaluate CHECKPOINT {chosen.options} --dtype {dtype}", highlight=False)
+    if chosen in fitting:
+        alone = "" if chosen.total() <= memory else " --untrained False"
+        console.print(f"fits: evaluate CHECKPOINT {chosen.options} --dtype {dtype}{alone}", highlight=False)
         return 0
-    if last.total <= topology.chip.memory:
-        would = f"this would: {last.options}"
-    else:
-        least = math.ceil(last.whole / ROOM / topology.chip.memory)
-        half = ", or half as many with --dtype bfloat16" * (dtype == "float32")
-        would = f"nor does it with any mesh of these chips; {least} or more would hold the parameters{half}"
+    would = f"this would: {best.options}" if fitting else no
+    needed, there = chosen.total(False) / GIB, memory / GIB
     console.print(
-        f"does not fit: {chosen.total / GIB:,.1f} GiB are needed on a chip that has {available:,.1f}; {would}",
-        highlight=False,
+        f"does not fit: {needed:,.1f} GiB are needed on a chip that has {there:,.1f}; {would}", highlight=False
     )
     return 1
 
@@ -115,7 +121,8 @@ def _show(console: Console, experiment: Experiment, topology: Topology, dtype: D
         f"beside them, scoring {need.rows:,} rows of {length:,}": need.scoring,
         f"keys and values of {need.texts} texts of {length:,}": need.cache,
         "beside the parameters, generating those": need.generation,
-        "all, at the peak": need.total,
+        "the untrained baseline (not with --untrained False)": need.parameters,
+        "all, at the peak": need.total(),
         f"a chip's memory ({topology.chip.name})": topology.chip.memory,
     }
     table = Table()
@@ -151,17 +158,29 @@ def _compile(experiment: Experiment, topology: Topology, dtype: Dtype) -> Need:
     layout = sharding.layout(experiment.mesh, model, compiling.devices(topology))
     shapes = jax.eval_shape(partial(models.init, model), jax.random.key(0))
     placed = sharding.parameter_shardings(layout, models.axes(model))
-    params = jax.tree.map(lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=to), shapes, placed)
+
+    def like(leaf: Any, to: Any) -> jax.ShapeDtypeStruct:  # integers of a quantised base stay what they are
+        kept = dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype
+        return jax.ShapeDtypeStruct(leaf.shape, kept, sharding=to)
+
+    params = jax.tree.map(like, shapes, placed)
     held = memory.per_device(params)
     length, source_length = experiment.data.length, experiment.data.source_length or experiment.data.length
 
     def integers(*shape: int, by: sharding.Layout = layout.whole_batch) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=by.sharding(("batch",)))
 
-    def beside(program: Any) -> float:  # the parameters, which are arguments too
+    def beside(lowered: Any) -> tuple[float, Any]:
+        """Bytes beside the parameters, which are arguments too, and the program; None: the compiler refuses it."""
+        try:
+            program = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            return memory.refused(str(error)), None
         stats = program.memory_analysis()
         outputs = stats.output_size_in_bytes - stats.alias_size_in_bytes
-        return stats.argument_size_in_bytes + stats.temp_size_in_bytes + max(0, outputs) - held
+        return stats.argument_size_in_bytes + stats.temp_size_in_bytes + max(0, outputs) - held, program
 
     by_rows, parts = layout.whole_rows, layout.extent("batch")
     budget = scoring.TOKENS_ON_CPU if topology.chip.name == "cpu" else scoring.TOKENS
@@ -171,14 +190,14 @@ def _compile(experiment: Experiment, topology: Topology, dtype: Dtype) -> Need:
     scored = integers(rows, 8, length, by=by_rows), integers(rows, 3, length, by=by_rows), source
     banned = jax.ShapeDtypeStruct((model.vocabulary,), jnp.bool_)
     with sharding.logical_rules(by_rows):
-        program = scoring.score_rows.lower(model, layout.replicated, causal, params, *scored, banned).compile()
+        scores, _ = beside(scoring.score_rows.lower(model, layout.replicated, causal, params, *scored, banned))
     need = {
         "mesh": dict(layout.mesh.shape),
         "count": sum(leaf.size for leaf in jax.tree.leaves(params)),
         "whole": memory.whole(params),
         "parameters": held,
         "rows": rows,
-        "scoring": beside(program),
+        "scoring": scores,
     }
     if not any("generation" in objective.answers for objective in experiment.objectives):
         return Need(**need, texts=0, cache=0.0, generation=0.0)
@@ -190,16 +209,16 @@ def _compile(experiment: Experiment, topology: Topology, dtype: Dtype) -> Need:
     prompts = integers(texts, width), integers(texts), integers(texts), read, keys
     flags = jax.ShapeDtypeStruct((model.vocabulary,), jnp.bool_)
     with sharding.logical_rules(whole):
-        reading = generation.prefill.lower(model, room, params, *prompts).compile()
+        reading, prefill = beside(generation.prefill.lower(model, room, params, *prompts))
         loop = jax.eval_shape(partial(generation.prefill, model, room), params, *prompts)
-        loop = jax.tree.map(lambda leaf, to: leaf.update(sharding=to), loop, reading.output_shardings)
+        if prefill is None:
+            return Need(**need, texts=texts, cache=memory.whole(loop.cache), generation=reading)
+        loop = jax.tree.map(lambda leaf, to: leaf.update(sharding=to), loop, prefill.output_shardings)
         rule, number = generation.Rule(greedy=True, top_k=0, nucleus=False), np.float32(0)
         limits = integers(texts), np.zeros(texts, np.int32), integers(texts), flags, flags
         seen = integers(texts) if model.encoder_depth else None
-        writing = generation.extend.lower(model, rule, params, loop, number, number, *limits, seen).compile()
-    return Need(
-        **need, texts=texts, cache=memory.per_device(loop.cache), generation=max(beside(reading), beside(writing))
-    )
+        writing, _ = beside(generation.extend.lower(model, rule, params, loop, number, number, *limits, seen))
+    return Need(**need, texts=texts, cache=memory.per_device(loop.cache), generation=max(reading, writing))
 
 
 if __name__ == "__main__":

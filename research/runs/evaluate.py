@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -109,6 +110,7 @@ def evaluate(
     for name, title in zip(names, titles(names), strict=True):
         model = loading.load(name, options.mesh, options.dtype)
         rungs.append(rung(name, title, model))
+        console.print(Text(f"{title}: {rungs[-1]['parameters']:,} parameters in {options.dtype}, {where(model)}"))
         for evaluated in suite.evaluated_models(title, model, out / "answers", options.prompt_format, options.length):
             baseline = suite.untrained(evaluated, out / "answers") if options.untrained else None
             for one in chosen:
@@ -125,6 +127,15 @@ def evaluate(
     console.print(result_files.tables(results), result_files.comparisons(found))
     console.print(Text(f"{out} has results.json, and a row for each item below {out / 'rows'}"))
     return results
+
+
+def where(model: LanguageModel) -> str:
+    """On which devices a model is."""
+    count, kind = jax.device_count(), jax.devices()[0].device_kind
+    if model.layout is None:
+        return f"on {kind}" if count == 1 else f"a copy on each of {count} x {kind}"
+    mesh = " x ".join(f"{axis} {size}" for axis, size in model.layout.mesh.shape.items() if size > 1)
+    return f"over {count} x {kind}, mesh {mesh}"
 
 
 def rung(name: str, title: str, model: LanguageModel) -> dict[str, Any]:

@@ -220,12 +220,15 @@ def test_an_evaluation_that_does_not_fit_is_refused_with_what_would(monkeypatch)
         )
         return code, text.getvalue().splitlines()[-1]
 
-    assert told(Mesh()) == (0, "fits: evaluate CHECKPOINT --mesh.data 2 --mesh.fsdp 2 --mesh.tensor 2 --dtype float32")
+    # with the untrained baseline
+    assert told(Mesh()) == (0, "fits: evaluate CHECKPOINT --mesh.fsdp 4 --mesh.tensor 2 --dtype float32")
     code, last = told(Mesh(tensor=2))
-    assert code == 1 and last.endswith("this would: --mesh.data 2 --mesh.fsdp 2 --mesh.tensor 2")
-    whole *= 3
+    assert code == 1 and last.endswith("this would: --mesh.fsdp 4 --mesh.tensor 2")
+    whole *= 1.8
+    assert told(Mesh())[1].endswith("--mesh.fsdp 4 --mesh.tensor 2 --dtype float32 --untrained False")
+    whole *= 2
     code, last = told(Mesh())
-    assert code == 1 and "12 or more would hold the parameters, or half as many with --dtype bfloat16" in last
+    assert code == 1 and "14 or more would hold the parameters, or half as many with --dtype bfloat16" in last
 
 
 needs_tpu_compiler = pytest.mark.skipif(
