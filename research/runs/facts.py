@@ -28,9 +28,9 @@ def lines(run: Prepared, steps: int, at_peak: float) -> list[str]:
     frozen = sum(leaf.size for path, leaf in leaves.items() if path in compiled.frozen)
     trained = sum(leaf.size for leaf in leaves.values()) - frozen
     name, why = attention.implementation(experiment.model, experiment.data.length, experiment.step.compute_dtype)
+    where = f"{len(devices):,} x {devices[0].device_kind}, mesh {mesh or 'of one device'}"
     found = [
-        f"{len(devices):,} x {devices[0].device_kind}, mesh {mesh or 'of one device'}, {experiment.step.compute_dtype}; "
-        f"{trained:,} parameters are trained, {frozen:,} frozen",
+        f"{where}, {experiment.step.compute_dtype}; {trained:,} parameters are trained, {frozen:,} frozen",
         f"attention: {name} ({why})",
     ]
     if steps > 0:
