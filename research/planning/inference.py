@@ -65,12 +65,13 @@ def plan(experiment: Experiment, topology: Topology, dtype: Dtype, console: Cons
         tried.append(compile(replace(experiment, mesh=mesh), topology, dtype))
         if tried[-1].total() <= memory:
             break
-    least = math.ceil(whole / ROOM / memory)
-    half = ", or half as many with --dtype bfloat16" * (dtype == "float32")
-    no = f"nor does it with any mesh of these chips; {least:,} or more would hold the parameters{half}"
     if not tried:
+        least = math.ceil(whole / ROOM / memory)
+        half = ", or half as many with --dtype bfloat16" * (dtype == "float32")
         console.print(
-            f"does not fit: {count:,} parameters are {whole / GIB:,.1f} GiB in {dtype}, {no}", highlight=False
+            f"does not fit: {count:,} parameters are {whole / GIB:,.1f} GiB in {dtype}; {least:,} or more such chips "
+            f"would hold them{half}",
+            highlight=False,
         )
         return 1
     fitting = [each for baseline in (True, False) for each in tried if each.total(baseline) <= memory]
@@ -81,6 +82,7 @@ def plan(experiment: Experiment, topology: Topology, dtype: Dtype, console: Cons
         alone = "" if chosen.total() <= memory else " --untrained False"
         console.print(f"fits: evaluate CHECKPOINT {chosen.options} --dtype {dtype}{alone}", highlight=False)
         return 0
+    no = "nor does it with any mesh of these chips; more of them, or a shorter --data.length, might"
     would = f"this would: {best.options}" if fitting else no
     needed, there = chosen.total(False) / GIB, memory / GIB
     console.print(

@@ -228,7 +228,12 @@ def test_an_evaluation_that_does_not_fit_is_refused_with_what_would(monkeypatch)
     assert told(Mesh())[1].endswith("--mesh.fsdp 4 --mesh.tensor 2 --dtype float32 --untrained False")
     whole *= 2
     code, last = told(Mesh())
-    assert code == 1 and "14 or more would hold the parameters, or half as many with --dtype bfloat16" in last
+    assert code == 1 and "more of them, or a shorter --data.length, might" in last
+    text, wide = io.StringIO(), dataclasses.replace(SMALL.model, width=2**15, depth=80, mlp=MLP(width=2**17))
+    large = resolved(dataclasses.replace(SMALL, model=wide, mesh=Mesh()))
+    assert inference.plan(large, H100S, "float32", Console(file=text, width=200)) == 1  # and nothing is compiled
+    least = re.search(r"in float32; (\d+) or more such chips would hold them, or half as many", text.getvalue())
+    assert int(least[1]) > H100S.chips
 
 
 needs_tpu_compiler = pytest.mark.skipif(
