@@ -63,6 +63,11 @@ class Layout:
         return Layout(self.mesh, tuple(rule for rule in self.rules if rule[0] not in LENGTHS))
 
     @property
+    def whole_batch(self) -> "Layout":
+        """The same, but of a batch nothing is split, only parameters and what follows from them: for any rows."""
+        return Layout(self.mesh, tuple(rule for rule in self.rules if rule[0] not in ("batch", *LENGTHS)))
+
+    @property
     def batch(self) -> NamedSharding:
         """Of every array of a batch."""
         return self.sharding(BATCH_AXES)
@@ -238,8 +243,12 @@ def optimizer_shardings(
 
 
 @contextlib.contextmanager
-def logical_rules(layout: Layout) -> Iterator[None]:
-    """While a function is traced inside, the logical constraints of models mean this layout, and its platform."""
+def logical_rules(layout: Layout | None) -> Iterator[None]:
+    """While a function is traced inside, the logical constraints of models mean this layout, and its platform. None:
+    one device, where they mean nothing."""
+    if layout is None:
+        yield
+        return
     platform = layout.mesh.devices.flat[0].platform
     with (
         jax.sharding.use_abstract_mesh(layout.mesh.abstract_mesh),

@@ -1,16 +1,21 @@
 """Without an extra, what needs it says so in one line, and everything else works."""
 
 import json
+import re
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
+from research import errors
 from research.data import limits, sources
 from research.errors import InputError
 from research.evaluation import metrics
 from research.evaluation.items import Item, Outcome
 from research.interop import gguf
 
+ROOT = Path(__file__).resolve().parents[1]
 OUTCOME = Outcome(Item("0", references=("one two",)), (), output="one")
 
 
@@ -53,7 +58,7 @@ def test_other_metrics_need_no_extra(without):
 
 def test_a_gguf_file_names_the_extra(without, tmp_path):
     without("gguf")
-    with pytest.raises(InputError, match=r"a GGUF file needs the package gguf.*'\.\[gguf\]'"):
+    with pytest.raises(InputError, match=r"a GGUF file needs the package gguf.* the extra gguf"):
         gguf._tensor(tmp_path / "x.gguf", 100, 0, "x", [4], 0, 0)
 
 
@@ -67,3 +72,15 @@ def test_parquet_zstd_and_tfds_name_the_extra_and_lines_need_none(without, tmp_p
         limits.decompressed((tmp_path / "x.jsonl").open("rb"), "x.zst", 1)
     with pytest.raises(InputError, match=r"a prepared dataset needs the package .* the extra tfds"):
         sources.open_source("tfds:c4:train")
+
+
+def test_what_is_missing_is_installed_by_one_line(monkeypatch, tmp_path):
+    """By the script that made the environment, or by pip; and each extra that is named is one."""
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    assert errors.install("tpu") == "pip install --constraint constraints.txt --editable '.[tpu]'"
+    (tmp_path / "installed.json").touch()
+    assert errors.install("tpu") == "python3 launch/install.py tpu"
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "research").rglob("*.py"))
+    named = set(re.findall(r"""(?:install|requires)\(["'](\w+)["']""", text))
+    assert {"tpu", "wandb", "harness", "gguf", "parquet", "tfds", "metrics"} <= named <= set(extras)

@@ -63,6 +63,15 @@ def charts(runs: Sequence[Run]) -> list[Chart]:
     return [chart for chart in shown if chart.curves]
 
 
+def hours(run: Run) -> tuple[list[int], list[float]]:
+    """Steps, and the hours since the first start that had passed after each, downtime included."""
+    passed = [
+        (record["step"], sum(record["spent"].values()) / 3600) for record in run.of_kind("train") if "spent" in record
+    ]
+    curve = _curve(0, "", "", [(0, 0.0), *passed])
+    return curve.steps, curve.values
+
+
 def _losses(runs: Sequence[Run], objective: str) -> list[Curve]:
     curves = []
     for number, run in enumerate(runs):

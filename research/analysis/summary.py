@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -41,11 +42,8 @@ def _state(run: Run) -> str:
 
 
 def _loss(run: Run, objective: str) -> str:
-    held_out = [record for record in run.of_kind("held_out") if objective in record["losses"]]
-    if not held_out:
-        return ""
-    shown = _number(held_out[-1]["losses"][objective])
-    if run.result is not None:
+    shown = _last(run, objective)
+    if shown and run.result is not None:
         losses = run.result["objectives"][objective]
         shown += f" (unigram {_number(losses['unigram'])}, uniform {_number(losses['uniform'])})"
     return shown
@@ -93,6 +91,31 @@ def settings(runs: Sequence[Run]) -> list[Row]:
     paths = dict.fromkeys(path for tree in trees for path in tree)
     differing = [path for path in paths if len({str(tree.get(path)) for tree in compared}) > 1]
     return [(path, [str(tree.get(path, "")) for tree in trees]) for path in differing]
+
+
+def seeds(runs: Sequence[Run]) -> list[int]:
+    """Of each run, which of all different experiments it is: runs that differ in their seed alone have one number."""
+    trees = [str(_leaves(config.to_dict(replace(run.experiment, seed=0)))) for run in runs]
+    return [trees.index(tree) for tree in trees]
+
+
+def comparison(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
+    """Headings, and a row for each of several runs: the settings that differ first, then what came of them."""
+    objectives = dict.fromkeys(objective.name for run in runs for objective in run.experiment.objectives)
+    columns: list[Row] = [
+        *settings(runs),
+        ("step", [f"{run.step:,}" for run in runs]),
+        *((f"{name}, held-out", [_last(run, name) for run in runs]) for name in objectives),
+        ("tokens/s", [_speed(run).partition(" ")[0] for run in runs]),
+    ]
+    shown = [(heading, cells) for heading, cells in columns if any(cells)]
+    return [heading for heading, _ in shown], [list(row) for row in zip(*(cells for _, cells in shown), strict=True)]
+
+
+def _last(run: Run, objective: str) -> str:
+    """Its newest held-out loss."""
+    held_out = [record["losses"][objective] for record in run.of_kind("held_out") if objective in record["losses"]]
+    return _number(held_out[-1]) if held_out else ""
 
 
 def _leaves(tree: Any, path: str = "") -> dict[str, Any]:

@@ -55,6 +55,7 @@ class Training:
     workdir: Path  # run folder
     profile: str | None = None  # trace these steps into the run folder, FIRST:LAST, for xprof
     resume_from: int | None = None  # resume from the checkpoint of this step, and delete later ones; None: the latest
+    resume_schedule: bool = False  # with more --schedule.steps than before: also if that raises the learning rate again
     replay: int | None = None  # instead of training, show the batch and the losses of this step; nothing is written
 
 

@@ -1,13 +1,14 @@
 """The command `generate CHECKPOINT --prompt TEXT …`: continues, answers, or fills in, as the model was trained to."""
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
 from rich.text import Text
 
 import research
+from research import config
 from research.commands import command_line
 from research.errors import InputError
 from research.inference.generation import Sampling
@@ -26,6 +27,9 @@ class Options:
     samples: int = 1  # of each prompt
     candidates: int = 5  # for each [MASK]
     objective: str | None = None  # by name, where the model was trained with several that can do it; None: the first
+    # devices over which a model that is larger than one is split, as --mesh.tensor 8; not given: one
+    mesh: config.Mesh | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the parameters on the devices
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(default_factory=Sampling)
 
 
@@ -37,7 +41,7 @@ def main(arguments: list[str]) -> None:
     if checkpoint is None or not options.prompt:
         raise InputError("nothing to do: give --prompt TEXT")
     processes.configure_jax()
-    show(research.load(checkpoint), options, Console())
+    show(research.load(checkpoint, options.mesh, options.dtype), options, Console())
 
 
 def show(lm: LanguageModel, options: Options, console: Console) -> None:

@@ -8,13 +8,13 @@ What follows the command are the arguments of the harness' own.
 import importlib.util
 import sys
 
-from research.errors import InputError
+from research.errors import InputError, install
 from research.runtime import processes
 
 
 def main(arguments: list[str]) -> None:
     if importlib.util.find_spec("lm_eval") is None:
-        raise InputError("lm_eval needs lm-evaluation-harness: pip install -e '.[harness]'")
+        raise InputError(f"lm_eval needs lm-evaluation-harness: {install('harness')}")
     from lm_eval.__main__ import cli_evaluate
 
     from research.runs import harness  # noqa: F401 registers the model

@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> None:
     if chosen.replay is not None:
         replay.replay(chosen.experiment, chosen.workdir, chosen.replay, console)
         return
-    trainer.train(chosen.experiment, chosen.workdir, console, traced, chosen.resume_from)
+    trainer.train(chosen.experiment, chosen.workdir, console, traced, chosen.resume_from, chosen.resume_schedule)
     if processes.is_main_process():
         try:
             console.print(Text(f"report: {page.write([chosen.workdir])}"), soft_wrap=True)

@@ -42,7 +42,12 @@ def folder(name: str, files: Sequence[str], needed: Sequence[str], revision: str
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         name = f"{name}@{revision}" if revision else name
-        raise InputError(f"{name!r} is no folder here, and the Hugging Face hub did not give it: {reason}") from error
+        gated = isinstance(error, huggingface_hub.errors.GatedRepoError) or " 401 " in reason or " 403 " in reason
+        licence = "accept its licence on its page there and set HF_TOKEN, or " if gated else ""
+        raise InputError(
+            f"{name!r} is no folder here, and the Hugging Face hub did not give it: {reason}; {licence}name a folder "
+            "with its files instead"
+        ) from error
 
 
 def cached() -> Path:

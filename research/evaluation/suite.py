@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from research import models, sharding
 from research.errors import InputError
@@ -93,10 +94,17 @@ def evaluated_models(
 
 
 def untrained(evaluated: EvaluatedModel, folder: Path | None) -> EvaluatedModel:
-    """The same model before training, with seed 0; without a folder, its answers are kept in memory alone."""
+    """The same model before training, with seed 0, in the same dtype and on the same devices; without a folder, its
+    answers are kept in memory alone."""
     made, layout = evaluated.model.config, evaluated.model.layout
     shardings = None if layout is None else sharding.parameter_shardings(layout, models.axes(made))
-    params = jax.jit(models.init, static_argnums=0, out_shardings=shardings)(made, jax.random.key(0))
+    dtype = evaluated.model.params["embedding"].dtype
+
+    def initial(key: jax.Array) -> models.Params:
+        params = models.init(made, key)
+        return jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.dtype == jnp.float32 else leaf, params)
+
+    params = jax.jit(initial, out_shardings=shardings)(jax.random.key(0))
     return _evaluated("untrained", replace(evaluated.model, params=params), evaluated.prompt_format, folder)
 
 

@@ -10,6 +10,7 @@ from research.inference.generation import Sampling
 from research.inference.prompting import PromptFormat, continuation_prompt
 from research.inference.requests import Generation
 from research.models import Params
+from research.sharding import Layout
 
 BATCH = 16  # contexts at once
 
@@ -22,9 +23,13 @@ class GeneratedBatch(NamedTuple):
 
 
 def generate(
-    model: Model, params: Params, prompt_format: PromptFormat, requests: Sequence[Generation]
+    model: Model,
+    params: Params,
+    prompt_format: PromptFormat,
+    requests: Sequence[Generation],
+    layout: Layout | None = None,
 ) -> Iterator[GeneratedBatch]:
-    """The texts of the requests, in the order in which they are ready.
+    """The texts of the requests, in the order in which they are ready. `layout` as in `generation.generate`.
 
     Raises:
       InputError: if what is to be written is longer than the model.
@@ -43,7 +48,7 @@ def generate(
         for start in range(0, len(numbers), BATCH):
             part = numbers[start : start + BATCH]
             given = [prompts[number] for number in part]
-            rows = generation.generate(model, params, tokenizer, given, sampling, ends)
+            rows = generation.generate(model, params, tokenizer, given, sampling, ends, layout)
             texts = [generation.text(tokenizer, *each) for each in zip(given, rows, strict=True)]
             done += len(part)
             cut = [generation.cut(text, sampling.stop) for text in texts]

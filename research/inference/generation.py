@@ -12,13 +12,13 @@ import numpy as np
 import xxhash
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from research import models
+from research import models, sharding
 from research.config import Model
 from research.data.tokenizers import Tokenizer
 from research.errors import InputError
 from research.models import Caches, Intervals, Params
 from research.objectives import Batch
-from research.sharding import gather_to_host
+from research.sharding import Layout, gather_to_host
 
 STOP_CHECK = 16  # tokens between looks for stop strings, which are a matter of text
 
@@ -105,6 +105,7 @@ def generate(
     prompts: Sequence[Prompt],
     sampling: Sampling,
     ends: Sequence[int],
+    layout: Layout | None = None,
 ) -> list[list[int]]:
     """The new tokens of each prompt, without the one that ended them.
 
@@ -115,6 +116,7 @@ def generate(
       prompts: of any lengths; all with a source, or none.
       sampling: how.
       ends: tokens that end a row.
+      layout: over which the parameters are split, and keys and values with them; None: they are on one device.
 
     Raises:
       InputError: if a prompt is empty, or has as many tokens as the model has positions, or more. New tokens end
@@ -141,26 +143,17 @@ def generate(
     rule = Rule(sampling.temperature == 0, sampling.top_k, sampling.top_p < 1)
     room = bucket(width + sampling.tokens)
     params = models.for_decoding(model, params)
-    loop = _prefill(model, room, params, tokens, lengths, seen_by_all, source, _keys(prompts, sampling.seed))
+    whole = None if layout is None else layout.whole_batch  # there may be fewer prompts than devices
+    with sharding.logical_rules(whole):
+        loop = prefill(model, room, params, tokens, lengths, seen_by_all, source, _keys(prompts, sampling.seed))
     begin = width - lengths
     seen_source = None if source is None else jnp.asarray((source.segments > 0).sum(axis=1))
     step = STOP_CHECK if sampling.stop else sampling.tokens
     for new in range(step, sampling.tokens + step, step):
         limit = np.minimum(lengths + min(new, sampling.tokens), most)
-        loop = _extend(
-            model,
-            rule,
-            params,
-            loop,
-            sampling.temperature,
-            sampling.top_p,
-            lengths + sampling.least,
-            limit,
-            begin,
-            possible,
-            stops,
-            seen_source,
-        )
+        numbers = sampling.temperature, sampling.top_p, lengths + sampling.least, limit, begin, possible, stops
+        with sharding.logical_rules(whole):
+            loop = extend(model, rule, params, loop, *numbers, seen_source)
         rows = _new_tokens(loop, width, lengths, ends)
         texts = [text(tokenizer, *each) if sampling.stop else "" for each in zip(prompts, rows, strict=True)]
         done = gather_to_host(loop.done) | [any(stop in one for stop in sampling.stop) for one in texts]
@@ -195,7 +188,7 @@ def places(model: Model) -> int | None:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _prefill(
+def prefill(
     model: Model,
     room: int,
     params: Params,
@@ -222,7 +215,7 @@ def _prefill(
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
-def _extend(
+def extend(
     model: Model,
     rule: Rule,
     params: Params,

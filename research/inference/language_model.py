@@ -16,6 +16,7 @@ one does (`Objective.preference`), unless another is named.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
@@ -35,7 +36,7 @@ from research.inference.scoring import ScoredBatch
 from research.inference.table import Table
 from research.models import Params, size
 from research.objectives import SHIPPED, Batch, Example, Objective, Request
-from research.sharding import Layout, gather_to_host
+from research.sharding import Layout, gather_to_host, logical_rules
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class LanguageModel:
     params: Params
     tokenizer: Tokenizer
     objectives: tuple[Objective, ...]
-    layout: Layout | None = None  # devices that scoring uses; None: all, each with a whole copy of the parameters
+    # devices over which the parameters are split; None: they are on one, and scoring uses all, each with a copy
+    layout: Layout | None = None
 
     def __repr__(self) -> str:
         model, heads, positions = self.config, self.config.attention, self.config.positions
@@ -96,7 +98,7 @@ class LanguageModel:
         self, prompt_format: PromptFormat, requests: Sequence[Generation]
     ) -> Iterator[GeneratedBatch]:
         """Texts of many requests, in the order in which they are ready; see `batch_generation.generate`."""
-        return batch_generation.generate(self.config, self.params, prompt_format, requests)
+        return batch_generation.generate(self.config, self.params, prompt_format, requests, self.layout)
 
     def logits(self, texts: Sequence[str], objective: str | None = None) -> list[np.ndarray]:
         """Float32 `[tokens, vocabulary]` for each text as a whole document, as an objective reads it: of the next token
@@ -236,7 +238,8 @@ class LanguageModel:
         examples = self.examples(texts, objective)
         patterns = (record,) if isinstance(record, str) else record
         batch = self._batch(examples)
-        return inside.run(self.config, self.params, self.tokenizer, batch, examples, patterns, edits)
+        with self._rules():
+            return inside.run(self.config, self.params, self.tokenizer, batch, examples, patterns, edits)
 
     def sweep(
         self,
@@ -251,7 +254,8 @@ class LanguageModel:
         examples = self.examples(texts, objective)
         several = [[each] if isinstance(each, Edit) else each for each in edits]
         batch, read = self._batch(examples, finely=True), text_examples.answer_places(self.tokenizer, examples)
-        return inside.sweep(self.config, self.params, batch, examples, read, several, measure)
+        with self._rules():
+            return inside.sweep(self.config, self.params, batch, examples, read, several, measure)
 
     def gradients(
         self,
@@ -266,7 +270,8 @@ class LanguageModel:
         examples = self.examples(texts, objective)
         patterns = (record,) if isinstance(record, str) else record
         batch, read = self._batch(examples, finely=True), text_examples.answer_places(self.tokenizer, examples)
-        return inside.gradients(self.config, self.params, batch, examples, read, patterns, measure, edits)
+        with self._rules():
+            return inside.gradients(self.config, self.params, batch, examples, read, patterns, measure, edits)
 
     def examples(self, texts: str | Example | Sequence[str | Example], objective: str | None = None) -> list[Example]:
         """Texts as `run` reads them."""
@@ -284,14 +289,20 @@ class LanguageModel:
 
     def look(self, example: Example) -> Inside:
         """What happens inside while an example is read; of an encoder-decoder, inside the encoder."""
-        return inside.look(self.config, self.params, self.tokenizer, self._batch([example]), example)
+        with self._rules():
+            return inside.look(self.config, self.params, self.tokenizer, self._batch([example]), example)
 
     def lens(self, example: Example) -> np.ndarray:
         """The logits that the residual stream after each layer would give, float32 `[layer, place, vocabulary]`; those
         after the last layer are the model's own."""
         if self._encoder_decoder:
             raise InputError("the lens reads models of one stack; this is an encoder-decoder")
-        return inside.lens(self.config, self.params, self._batch([example]))[:, : len(example.tokens)]
+        with self._rules():
+            return inside.lens(self.config, self.params, self._batch([example]))[:, : len(example.tokens)]
+
+    def _rules(self) -> AbstractContextManager[None]:
+        """Rows of any number are on every device that has a part of the parameters."""
+        return logical_rules(None if self.layout is None else self.layout.whole_batch)
 
     @property
     def _encoder_decoder(self) -> bool:
@@ -340,7 +351,7 @@ class LanguageModel:
 
     def _generate(self, objective: Objective, prompts: list[Prompt], sampling: Sampling) -> list[str]:
         ends = objective.ends(self.tokenizer.vocabulary)
-        rows = generation.generate(self.config, self.params, self.tokenizer, prompts, sampling, ends)
+        rows = generation.generate(self.config, self.params, self.tokenizer, prompts, sampling, ends, self.layout)
         texts = [generation.text(self.tokenizer, *each) for each in zip(prompts, rows, strict=True)]
         return [generation.cut(text, sampling.stop) for text in texts]
 
@@ -359,7 +370,8 @@ class LanguageModel:
         return generation.text(self.tokenizer, Prompt([], before=before), tokens[places].tolist())
 
     def _logits(self, examples: Sequence[Example]) -> np.ndarray:
-        return gather_to_host(inside.logits(self.config, self.params, self._batch(examples)))
+        with self._rules():
+            return gather_to_host(inside.logits(self.config, self.params, self._batch(examples)))
 
     def _batch(self, examples: Sequence[Example], finely: bool = False) -> Batch:
         return text_examples.batch(self.config, examples, finely)

@@ -140,7 +140,7 @@ def score_examples(
     for step in steps:
         read = _put(layout, _packed(step, examples))
         with sharding.logical_rules(layout):
-            output = _score_rows(model, layout.replicated, causal, params, *read, banned)
+            output = score_rows(model, layout.replicated, causal, params, *read, banned)
         running.append((output, step, done := done + batching.cost(step)))
         if len(running) > ahead:
             yield _finished(*running.popleft(), whole, examples)
@@ -212,7 +212,7 @@ def _put(layout: Layout, arrays: Any) -> Any:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _score_rows(
+def score_rows(
     config: config.Model,
     everywhere: NamedSharding,
     causal: bool,

@@ -202,7 +202,9 @@ def empty_cache(config: Model, params: Params, batch: int, keys: int) -> Caches:
     shape = (batch, keys, config.attention.kv_heads, config.attention.head_width)
 
     def empty(*layers: int) -> dict[str, Array]:
-        return {name: jnp.zeros((*layers, *shape), params["embedding"].dtype) for name in ("key", "value")}
+        axes = (*(None for _ in layers), "batch", None, "kv_heads", "head")
+        made = {name: jnp.zeros((*layers, *shape), params["embedding"].dtype) for name in ("key", "value")}
+        return {name: with_logical_constraint(zeros, axes) for name, zeros in made.items()}
 
     return tuple(empty() for _ in range(config.depth)) if _unstacked(params) else empty(config.depth)
 

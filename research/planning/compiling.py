@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from research import config
 from research.config import Experiment, replace_fields
-from research.errors import InputError
+from research.errors import InputError, install
 from research.planning import counting, hlo
 from research.planning.chips import Topology
 from research.planning.counting import Piece
@@ -74,17 +75,22 @@ def compile(experiment: Experiment, topology: Topology) -> Compiled:
     Raises:
       InputError: if the experiment does not fit the topology's devices, or there is no TPU compiler.
     """
-    task = {"experiment": config.to_dict(experiment), "topology": cattrs.unstructure(topology)}
-    command = [sys.executable, "-P", "-m", "research.planning.compiling"]
+    return cattrs.structure(elsewhere("research.planning.compiling", experiment, topology), Compiled)
+
+
+def elsewhere(module: str, experiment: Experiment, topology: Topology, **more: Any) -> dict[str, Any]:
+    """What a module's `answer` says in a process of its own. Raises the InputError that it raises there."""
+    task = {"experiment": config.to_dict(experiment), "topology": cattrs.unstructure(topology), "more": more}
+    command = [sys.executable, "-P", "-m", module]
     done = subprocess.run(
         command, input=json.dumps(task), env=_environment(topology), capture_output=True, text=True, check=False
     )
     for line in done.stdout.splitlines():
         if line.startswith(MARK):
-            answer = json.loads(line.removeprefix(MARK))
-            if "error" in answer:
-                raise InputError(answer["error"])
-            return cattrs.structure(answer, Compiled)
+            found: dict[str, Any] = json.loads(line.removeprefix(MARK))
+            if "error" in found:
+                raise InputError(found["error"])
+            return found
     raise RuntimeError(f"compiling for {topology} ended with {done.returncode}:\n{done.stderr[-4000:]}")
 
 
@@ -101,16 +107,15 @@ def _environment(topology: Topology) -> dict[str, str]:
     }
 
 
-def main() -> None:
+def answer(function: Callable[..., Any]) -> None:
     """In the other process: a task as JSON on standard input, the result as one marked line on standard output."""
     task = json.load(sys.stdin)
+    experiment, topology = config.from_dict(task["experiment"]), cattrs.structure(task["topology"], Topology)
     try:
-        answer = cattrs.unstructure(
-            _compile(config.from_dict(task["experiment"]), cattrs.structure(task["topology"], Topology))
-        )
+        found = cattrs.unstructure(function(experiment, topology, **task["more"]))
     except InputError as error:
-        answer = {"error": str(error)}
-    print(MARK + json.dumps(answer), flush=True)
+        found = {"error": str(error)}
+    print(MARK + json.dumps(found), flush=True)
 
 
 def step_and_batch(experiment: Experiment, topology: Topology) -> tuple["CompiledSteps", "Batch"]:
@@ -121,7 +126,7 @@ def step_and_batch(experiment: Experiment, topology: Topology) -> tuple["Compile
 
     if experiment.model.attention.implementation == "cudnn":  # only a GPU can compile it
         experiment = replace(experiment, model=replace_fields(experiment.model, {"attention.implementation": "blocks"}))
-    programs = compiled_steps(experiment, _devices(topology))
+    programs = compiled_steps(experiment, devices(topology))
     data = experiment.data
     source = (data.source_length or data.length) if experiment.model.encoder_depth else None
     causal = objectives.causal_only(experiment.objectives, experiment.model.encoder_depth > 0)
@@ -169,16 +174,14 @@ def _compile(experiment: Experiment, topology: Topology) -> Compiled:
     )
 
 
-def _devices(topology: Topology) -> list[Any]:
+def devices(topology: Topology) -> list[Any]:
+    """Of a topology, in a process with its `_environment`. Raises InputError if there is no compiler for them."""
     import jax
 
     if not topology.tpu:
         return jax.devices()
     if importlib.util.find_spec("libtpu") is None:
-        raise InputError(
-            f"planning for {topology} needs the TPU compiler: "
-            ".venv/bin/pip install --constraint constraints.txt --editable '.[tpu]'"
-        )
+        raise InputError(f"planning for {topology} needs the TPU compiler: {install('tpu')}")
     from jax.experimental import topologies
 
     chip, shape = topology.chip, topology.shape
@@ -251,4 +254,4 @@ def way(places: np.ndarray, topology: Topology) -> tuple[int, int, float, float]
 
 
 if __name__ == "__main__":
-    main()
+    answer(_compile)

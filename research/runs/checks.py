@@ -13,7 +13,7 @@ from research.evaluation.tasks import TaskDataset
 from research.runs import initial, run_folder, side_channels, task_questions
 from research.runs.initial import Initial
 from research.runtime import processes
-from research.training import checkpoint, memory
+from research.training import checkpoint, memory, optimizer
 from research.training.compiled_steps import compiled_steps
 
 
@@ -27,7 +27,9 @@ class Checked:
     resume_from: int | None  # the step of a checkpoint; None: the latest
 
 
-def check(experiment: Experiment, folder: Path, resume_from: int | None = None) -> Checked:
+def check(
+    experiment: Experiment, folder: Path, resume_from: int | None = None, resume_schedule: bool = False
+) -> Checked:
     """Checks the experiment, the devices, the tasks and their data, the sources, the logging and the folder, which it
     makes.
 
@@ -49,12 +51,14 @@ def check(experiment: Experiment, folder: Path, resume_from: int | None = None) 
         run_folder.check(folder, experiment)
     if resume_from is not None and resume_from not in checkpoint.steps(folder):
         raise InputError(f"--resume-from {resume_from}: {folder} has checkpoints of {checkpoint.steps(folder)}")
-    _check_steps(folder, experiment.schedule.steps, resume_from)
+    first = _check_steps(folder, experiment.schedule.steps, resume_from)
+    if not resume_schedule:
+        _check_schedule(folder, experiment, first)
     return Checked(experiment, source, tasks, resume_from)
 
 
-def _check_steps(folder: Path, steps: int, resume_from: int | None) -> None:
-    """Raises InputError if the run would begin after its end."""
+def _check_steps(folder: Path, steps: int, resume_from: int | None) -> int:
+    """The step from which the run goes on. Raises InputError if that is after its end."""
     there = checkpoint.steps(folder)
     first = resume_from if resume_from is not None else there[-1] if there else 0
     if first > steps:
@@ -63,6 +67,25 @@ def _check_steps(folder: Path, steps: int, resume_from: int | None) -> None:
         raise InputError(
             f"schedule.steps: {steps:,} are fewer than the {first:,} that {folder} has taken; choose {first:,} or "
             f"more{back}, or another --workdir"
+        )
+    return first
+
+
+def _check_schedule(folder: Path, experiment: Experiment, first: int) -> None:
+    """Raises InputError if other `schedule.steps` than those of the run in the folder would raise the learning rate
+    where it goes on: what has been annealed would be undone."""
+    path = folder / "experiment.json"
+    if not first or not path.exists():
+        return
+    before = config.load(path)
+    rates = [
+        float(optimizer.schedule(each.schedule, each.optimizer.learning_rate)(first)) for each in (before, experiment)
+    ]
+    if rates[1] > rates[0] * 1.001:
+        raise InputError(
+            f"schedule.steps: {before.schedule.steps:,} there, {experiment.schedule.steps:,} here would raise the "
+            f"learning rate of step {first + 1:,} from {rates[0]:.3g} to {rates[1]:.3g}; give --resume-schedule True "
+            "if that is meant, or another --workdir"
         )
 
 

@@ -1,5 +1,6 @@
 """Checkpoints between formats: what the command `convert` does."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 
 import research
 from research import config, interop
-from research.config import Data, Experiment
+from research.config import Data, Experiment, Model, Objective
 from research.data import cache
 from research.errors import InputError
 from research.inference.language_model import LanguageModel
@@ -26,6 +27,7 @@ class Options:
 
     to: Literal["huggingface", "run", "peft"] | None = None  # None: huggingface for a run, a run for anything else
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of a Hugging Face checkpoint
+    mesh: config.Mesh | None = None  # devices that hold a model larger than one, as --mesh.tensor 8; not given: one
 
 
 def convert(source: str, folder: Path, options: Options) -> None:
@@ -33,10 +35,10 @@ def convert(source: str, folder: Path, options: Options) -> None:
     if folder.exists():
         raise InputError(f"{folder} exists; choose another name or remove it")
     of_run = (files.expanded(source) / "experiment.json").exists()
-    lm = research.load(source)
+    lm = research.load(source, options.mesh)
     match options.to or ("huggingface" if of_run else "run"):
         case "huggingface":
-            _check_reading(lm)
+            check_reading(lm.config, lm.objectives)
             interop.write(folder, *adapters.merge(lm.config, lm.params), lm.tokenizer, options.dtype)
         case "run":
             write_run(folder, lm, source)
@@ -45,11 +47,11 @@ def convert(source: str, folder: Path, options: Options) -> None:
             peft.write(folder, lm.config, lm.params, base or "")
 
 
-def _check_reading(lm: LanguageModel) -> None:
+def check_reading(model: Model, objectives: Sequence[Objective]) -> None:
     """Raises InputError if `transformers` would let tokens see others than in training."""
-    needed = "bidirectional" if lm.config.norm.embedding else "causal"
-    if lm.config.encoder_depth == 0 and not any(objective.visibility == needed for objective in lm.objectives):
-        trained = ", ".join(f"{type(objective).__name__} ({objective.visibility})" for objective in lm.objectives)
+    needed = "bidirectional" if model.norm.embedding else "causal"
+    if model.encoder_depth == 0 and not any(objective.visibility == needed for objective in objectives):
+        trained = ", ".join(f"{type(objective).__name__} ({objective.visibility})" for objective in objectives)
         raise InputError(
             f"transformers would read with this architecture with {needed} attention, but it was trained with {trained}"
         )

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from research import models
+from research import config, models
 from research.errors import InputError
 from research.evaluation import comparison, datasets, result_files, suite, tasks
 from research.evaluation.comparison import Comparison
@@ -52,6 +53,9 @@ class Options:
     length: int | None = None  # places that a request may take; not given: as many as the model has positions
     untrained: bool = True  # also ask the model as it was before training, as a baseline
     out: Path | None = None  # for results, rows and answers; not given: `evaluation` in the run folder, or else here
+    # devices over which a model that is larger than one is split, as --mesh.tensor 8; not given: one, or copies
+    mesh: config.Mesh | None = None
+    dtype: loading.Dtype = "float32"  # of the parameters on the devices
     watch: bool = False  # evaluate every checkpoint of one run as it is written, until the run is complete
     every: float = 30.0  # seconds between looks for a new checkpoint
 
@@ -104,8 +108,9 @@ def evaluate(
     answered: list[tuple[Result, list[Outcome]]] = []
     rungs: list[dict[str, Any]] = []
     for name, title in zip(names, titles(names), strict=True):
-        model = loading.load(name)
+        model = loading.load(name, options.mesh, options.dtype)
         rungs.append(rung(name, title, model))
+        console.print(Text(f"{title}: {rungs[-1]['parameters']:,} parameters in {options.dtype}, {where(model)}"))
         for evaluated in suite.evaluated_models(title, model, out / "answers", options.prompt_format, options.length):
             baseline = suite.untrained(evaluated, out / "answers") if options.untrained else None
             for one in chosen:
@@ -122,6 +127,15 @@ def evaluate(
     console.print(result_files.tables(results), result_files.comparisons(found))
     console.print(Text(f"{out} has results.json, and a row for each item below {out / 'rows'}"))
     return results
+
+
+def where(model: LanguageModel) -> str:
+    """On which devices a model is."""
+    count, kind = jax.device_count(), jax.devices()[0].device_kind
+    if model.layout is None:
+        return f"on {kind}" if count == 1 else f"a copy on each of {count} x {kind}"
+    mesh = " x ".join(f"{axis} {size}" for axis, size in model.layout.mesh.shape.items() if size > 1)
+    return f"over {count} x {kind}, mesh {mesh}"
 
 
 def rung(name: str, title: str, model: LanguageModel) -> dict[str, Any]:

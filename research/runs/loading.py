@@ -16,7 +16,7 @@ from research.errors import InputError
 from research.inference.language_model import LanguageModel
 from research.runtime import files
 from research.sharding import Layout
-from research.training import checkpoint
+from research.training import checkpoint, memory
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -33,35 +33,38 @@ def load(path: str, mesh: config.Mesh | None = None, dtype: Dtype = "float32") -
 
     Raises:
       InputError: if it is none of these, is damaged, has a feature that the stack does not have, or does not fit the
-        mesh.
+        mesh or the memory of its devices.
     """
     source, (path, step) = path, split_step(path)
     folder = files.expanded(path)
     if (folder / "experiment.json").exists():
         experiment = config.load(folder / "experiment.json")
         layout = None if mesh is None else sharding.layout(mesh, experiment.model)
-        shapes = jax.eval_shape(partial(models.init, experiment.model), jax.random.key(0))
-        here = SingleDeviceSharding(jax.local_devices()[0])
-        shardings = _shardings(experiment.model, layout) or jax.tree.map(lambda _: here, shapes)
-
-        def like(leaf: Any, to: Any) -> jax.ShapeDtypeStruct:  # integers of a quantised base stay what they are
-            kept = dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype
-            return jax.ShapeDtypeStruct(leaf.shape, kept, sharding=to)
-
-        params = checkpoint.restore_params(folder, jax.tree.map(like, shapes, shardings), step)
+        params = checkpoint.restore_params(folder, _abstract(experiment.model, layout, dtype), step)
         tokenizer = tokenizers.load(str(folder / "tokenizer"))
         return LanguageModel(experiment.model, params, tokenizer, experiment.objectives, layout)
     if folder.is_dir() and (folder / "checkpoints").exists():
         raise InputError(f"{folder} has checkpoints but no experiment.json: it is not a whole run folder")
     opened = interop.open_checkpoint(source)
     layout = None if mesh is None else sharding.layout(mesh, opened.model)
-    params = opened.params(_shardings(opened.model, layout), dtype=dtype)
+    like = _abstract(opened.model, layout, dtype)
+    params = opened.params(None if layout is None else jax.tree.map(lambda leaf: leaf.sharding, like), dtype=dtype)
     return LanguageModel(opened.model, params, opened.tokenizer, trained_with(opened.model, opened.tokenizer), layout)
 
 
-def _shardings(model: Model, layout: Layout | None) -> Any:
-    """Of each parameter; None: there is no mesh."""
-    return None if layout is None else sharding.parameter_shardings(layout, models.axes(model))
+def _abstract(model: Model, layout: Layout | None, dtype: Dtype) -> Any:
+    """Shapes, types and shardings of the parameters. Raises InputError if there is no memory for them."""
+    shapes = jax.eval_shape(partial(models.init, model), jax.random.key(0))
+    here = SingleDeviceSharding(jax.local_devices()[0])
+    placed = None if layout is None else sharding.parameter_shardings(layout, models.axes(model))
+
+    def like(leaf: Any, to: Any) -> jax.ShapeDtypeStruct:  # integers of a quantised base stay what they are
+        kept = dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype
+        return jax.ShapeDtypeStruct(leaf.shape, kept, sharding=to)
+
+    found = jax.tree.map(like, shapes, placed or jax.tree.map(lambda _: here, shapes))
+    memory.check_parameters(found, dtype)
+    return found
 
 
 def split_step(path: str) -> tuple[str, int | None]:

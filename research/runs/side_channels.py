@@ -18,7 +18,7 @@ from urllib.parse import urlparse
 
 from research import config
 from research.data.crc32c import masked_crc32c
-from research.errors import InputError
+from research.errors import InputError, install
 from research.runs import records
 
 KEPT = 10_000  # records that wait for a channel at most; the oldest give way
@@ -173,7 +173,7 @@ def check(logging: config.Logging) -> None:
     if logging.wandb is None:
         return
     if importlib.util.find_spec("wandb") is None:
-        raise InputError("logging.wandb needs the package wandb: pip install -e '.[wandb]'")
+        raise InputError(f"logging.wandb needs the package wandb: {install('wandb')}")
     if os.environ.get("WANDB_MODE", "online") != "online" or os.environ.get("WANDB_API_KEY"):
         return
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""

@@ -10,8 +10,7 @@ from rich.text import Text
 
 from research import models, sharding
 from research.config import Experiment
-from research.models import attention
-from research.runs import checks, prepared, records, results, run_folder, stopping
+from research.runs import checks, facts, prepared, records, results, run_folder, stopping
 from research.runs.checkpointing import Checkpointing
 from research.runs.clock import Clock
 from research.runs.evaluating import Evaluators
@@ -25,11 +24,17 @@ from research.runtime import processes
 
 
 def train(
-    experiment: Experiment, folder: Path, console: Console, traced: range = range(0), resume_from: int | None = None
+    experiment: Experiment,
+    folder: Path,
+    console: Console,
+    traced: range = range(0),
+    resume_from: int | None = None,
+    resume_schedule: bool = False,
 ) -> dict[str, Any]:
     """Trains in a run folder to the last step, from its newest checkpoint, or that of step `resume_from`. The steps
-    `traced`, counted from 1, are profiled. After a SIGTERM or SIGINT it saves and raises SystemExit with 128 + the
-    signal's number. Returns what `result.json` has, see `results.result`.
+    `traced`, counted from 1, are profiled. With `resume_schedule`, more steps than before may raise the learning rate
+    again. After a SIGTERM or SIGINT it saves and raises SystemExit with 128 + the signal's number. Returns what
+    `result.json` has, see `results.result`.
 
     Raises:
       InputError: if the experiment cannot run, the folder has another one, or the numbers of a step are ruined.
@@ -37,7 +42,7 @@ def train(
     """
     began, main = time.monotonic(), processes.is_main_process()
     with stopping.exits():
-        checked = checks.check(experiment, folder, resume_from)
+        checked = checks.check(experiment, folder, resume_from, resume_schedule)
         with owned(folder, lambda text: console.print(Text(text))) if main else nullcontext() as owner:
             run = prepared.prepare(checked, folder, console)
             state, progress, saved = start(run, checked)
@@ -56,7 +61,8 @@ def train(
                 if main and first < last:
                     run_folder.drop_result(folder)
                 log.print(f"{folder}: {models.size(state.params):,} parameters, from step {first:,}{saved}")
-                log.print(_attention(experiment))
+                for line in facts.lines(run, last - first, meter.utilisation):
+                    log.print(line)
                 rows = run.compiled.layout.rows(experiment.data.batch)
                 with stopping.notices() as asked_to_stop, run.corpus.loader(first, last, rows) as loader:
                     for number, host_batch in meter.waiting(loader):
@@ -85,8 +91,3 @@ def train(
                 run_folder.write_result(folder, result)
     results.show(console, result, evaluators)
     return result
-
-
-def _attention(experiment: Experiment) -> str:
-    name, why = attention.implementation(experiment.model, experiment.data.length, experiment.step.compute_dtype)
-    return f"attention: {name} ({why})"

@@ -51,11 +51,32 @@ def per_device(tree: Any) -> int:
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def device_memory() -> int | None:
-    """Bytes that a device can have; None where it is not known. CPU devices of a process share the machine's."""
+def check_parameters(params: Any, dtype: str) -> None:
+    """Raises InputError with what would fit, if parameters cannot be loaded to where they are to be.
+
+    Args:
+      params: shapes, types and shardings, on one device or on all.
+      dtype: in which they are loaded, by its name.
+    """
+    devices = len(jax.tree.leaves(params)[0].sharding.device_set)
+    available, needed = device_memory(min(devices, jax.local_device_count())), per_device(params)
+    if available is None or needed <= available:
+        return
+    whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+    parts = math.ceil(whole / (0.9 * available))  # something must be left for what is computed
+    half = "; --dtype bfloat16 halves that" * (dtype == "float32")
+    raise InputError(
+        f"the parameters need {_shown(needed)} in {dtype} on a device that has {_shown(available)}: split them over "
+        f"{parts} or more devices (as --mesh.tensor {parts}; plan CONFIG --for evaluate says which mesh fits){half}"
+    )
+
+
+def device_memory(sharing: int | None = None) -> int | None:
+    """Bytes that a device can have; None where it is not known. CPU devices of a process share the machine's: so many
+    of them, None: all."""
     device = jax.local_devices()[0]
     if device.platform == "cpu":
-        return _machine() // jax.local_device_count()
+        return _machine() // (sharing or jax.local_device_count())
     limit = (device.memory_stats() or {}).get("bytes_limit")
     return None if limit is None else int(limit)
 

@@ -21,8 +21,10 @@ def experiment(**changes: Any) -> Experiment:
     return replace(Experiment(model=model, objectives=objectives, schedule=Schedule(steps=STEPS, warmup=5)), **changes)
 
 
-def write(folder: Path, seed: int = 0, complete: bool = True, **changes: Any) -> Path:
-    """A run of 40 steps with an evaluation at every tenth; without its last half if it is not complete."""
+def write(folder: Path, seed: int = 0, complete: bool = True, seeded: bool = False, **changes: Any) -> Path:
+    """A run of 40 steps with an evaluation at every tenth; without its last half if it is not complete. `seeded`: the
+    experiment says with which seed."""
+    changes |= {"seed": seed} if seeded else {}
     run_folder.claim(folder, experiment(**changes), tokenizers.load("bytes"))
     steps = STEPS if complete else STEPS // 2
     records = [record for step in range(1, steps + 1) for record in _records(step, seed)]

@@ -1,5 +1,6 @@
 """The report in a browser: it draws, asks for nothing from outside, shows values under the pointer, fits the screen."""
 
+import itertools
 import re
 import shutil
 from dataclasses import replace
@@ -50,7 +51,7 @@ def open_page(browser, address):
     """Opens the page on a screen; at the end nothing may have failed or been asked of a network."""
     opened = []
 
-    def open_page(width=1600, scheme="light"):
+    def open_page(width=1600, scheme="light", to=address):
         context = browser.new_context(
             offline=True, viewport={"width": width, "height": 900}, color_scheme=scheme, locale="en"
         )
@@ -59,15 +60,15 @@ def open_page(browser, address):
         page.on("pageerror", lambda error: seen.errors.append(str(error)))
         page.on("console", lambda message: seen.errors.append(message.text))
         page.on("request", lambda request: seen.requests.append(request.url))
-        page.goto(address)
-        opened.append((context, seen))
+        page.goto(to)
+        opened.append((context, seen, to))
         return page
 
     yield open_page
-    for context, seen in opened:
+    for context, seen, to in opened:
         context.close()
         assert seen.errors == []
-        assert [url for url in seen.requests if not url.startswith("data:")] == [address]
+        assert [url for url in seen.requests if not url.startswith("data:")] == [to]
 
 
 def legend(page) -> dict[str, str]:
@@ -138,6 +139,66 @@ def test_the_axis_and_the_theme_can_change(open_page):
     page.wait_for_function("before => plots[0].series[1].stroke() !== before", arg=before)
     page.set_viewport_size({"width": 700, "height": 900})
     page.wait_for_function("plots[0].width < 700")
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """The page about two experiments, one of them with two seeds."""
+    folder = tmp_path_factory.mktemp("sweep")
+    runs = [write(folder / f"a{seed}", seed=seed, seeded=True) for seed in (0, 1)]
+    runs.append(write(folder / "b", seed=2, data=replace(experiment().data, batch=32)))
+    return pages.write(runs, folder / "report.html").as_uri()
+
+
+def drawn(page) -> dict[str, list[float]]:
+    """The values of each curve of the first chart."""
+    return dict(
+        page.evaluate("plots[0].series.slice(1).map((s, n) => [s.label, plots[0].data[n + 1].filter(x => x != null)])")
+    )
+
+
+def test_seeds_are_averaged_with_a_band_around(open_page, sweep):
+    page = open_page(to=sweep)
+    before = drawn(page)
+    page.check("#averaged")
+    after = drawn(page)
+    wanted = [(a + b) / 2 for a, b in zip(before["a0 training"], before["a1 training"], strict=True)]
+    assert after["a0 and 1 more seeds training"] == pytest.approx(wanted)
+    assert after["b training"] == before["b training"] and "a1 training" not in after
+    bands = page.evaluate("plots[0].bands.map(band => band.series.map(n => plots[0].data[n].filter(x => x != null)))")
+    high, low = bands[0]
+    assert len(bands) == 2 and all(a > m > b for a, m, b in zip(high, wanted, low, strict=True))
+
+
+def test_curves_are_smoothed_and_lie_over_hours(open_page, sweep):
+    page = open_page(to=sweep)
+    before = drawn(page)
+    page.evaluate("smoothing.value = 0.9; smoothing.dispatchEvent(new Event('input'))")
+    after = drawn(page)
+    assert after["b held-out"] == before["b held-out"] and after["b training"][0] == before["b training"][0]
+    rough = [
+        sum(abs(a - b) for a, b in itertools.pairwise(each[9:])) for each in (before["b training"], after["b training"])
+    ]
+    assert rough[1] < rough[0] / 3
+    page.select_option("#axis", "hours")
+    (end,) = page.evaluate("[plots[0].data[0].at(-1)]")
+    assert end == pytest.approx((40 / 2 + 3 + 40 / 2) / 3600, rel=1e-3)  # what the last record says was spent
+
+
+def test_runs_are_sorted_and_filtered(open_page, sweep):
+    page = open_page(to=sweep)
+    headings = page.locator("#compared thead th").all_inner_texts()
+    assert headings[1:4] == ["run", "data.batch", "seed"]  # what differs comes first
+    names = "[...document.querySelectorAll('#compared tbody tr:not([hidden])')].map(row => row.cells[1].textContent)"
+    assert page.evaluate(names) == ["a0", "a1", "b"]
+    page.locator("#compared thead th").nth(3).click()
+    page.locator("#compared thead th").nth(3).click()
+    assert page.evaluate(names)[0] == "a1"
+    page.fill("#filter", "b 32")
+    assert page.evaluate(names) == ["b"] and set(drawn(page)) == {"b training", "b held-out"}
+    page.fill("#filter", "")
+    page.uncheck("#compared tbody tr[data-run='2'] input")
+    assert {label.split()[0] for label in drawn(page)} == {"a0", "a1"}
 
 
 def test_what_a_model_said_is_shown_as_it_is(open_page):

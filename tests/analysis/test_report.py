@@ -73,6 +73,22 @@ def test_the_latest_record_of_a_step_counts(folder):
     assert [record["step"] for record in run.of_kind("held_out")] == [10, 20, 30, 40]
 
 
+def test_runs_are_compared_by_what_differs_first_and_seeds_belong_together(folder, other):
+    first, second = runs.read([folder, other])
+    headings, rows = summary.comparison([first, second])
+    assert headings == ["data.batch", "step", "causal, held-out", "tokens/s"]
+    assert rows[0][:2] == ["16", "40"] and rows[1][:2] == ["32", "20"] and float(rows[0][2]) < float(rows[1][2])
+    again = replace(first, experiment=replace(first.experiment, seed=7))
+    assert summary.seeds([first, second, again]) == [0, 1, 0]
+
+
+def test_hours_are_all_time_since_the_first_start(folder):
+    (run,) = runs.read([folder])
+    steps, hours = curves.hours(run)
+    assert steps == list(range(STEPS + 1)) and hours[0] == 0
+    assert hours[-1] == pytest.approx((STEPS / 2 + 3 + STEPS / 2) / 3600, rel=1e-4)
+
+
 def test_settings_are_those_that_differ(folder, other):
     first, second = runs.read([folder, other])
     assert summary.settings([first, second]) == [("data.batch", ["16", "32"])]

@@ -10,11 +10,11 @@ import jax
 import pytest
 from rich.console import Console
 
-from research import config, sharding
+from research import config, models, sharding
 from research.commands import plan
 from research.config import MLP, Attention, Data, Experiment, Head, Masked, Mesh, Model, Schedule, Step, config_file
 from research.errors import InputError
-from research.planning import candidates, chips, compiling, counting, hlo, plan_table, roofline
+from research.planning import candidates, chips, compiling, counting, hlo, inference, memory, plan_table, roofline
 from research.planning.compiling import Compiled
 from research.planning.counting import Piece
 from research.training import flops, state
@@ -177,6 +177,65 @@ def test_a_mesh_that_does_not_fit_the_topology_is_told():
         compiling.compile(resolved(SMALL), chips.topology("cpu:6", 1))
 
 
+def test_what_an_evaluation_needs_of_each_device(capsys, tmp_path, monkeypatch):
+    """Parameters exactly, an eighth of those that are split; keys and values by their shape."""
+    experiment = dataclasses.replace(
+        SMALL,
+        model=dataclasses.replace(SMALL.model, attention=Attention(heads=8, kv_heads=8), mlp=MLP(width=256)),
+        data=Data(length=128),
+    )
+    need = inference.compile(resolved(dataclasses.replace(experiment, mesh=Mesh(tensor=8))), CPUS, "float32")
+    model = resolved(experiment).model
+    shapes = jax.eval_shape(lambda: models.init(model, jax.random.key(0)))
+    placed = sharding.parameter_shardings(sharding.layout(Mesh(tensor=8), model), models.axes(model))
+    params = jax.tree.map(lambda leaf, to: leaf.update(sharding=to), shapes, placed)
+    assert need.parameters == memory.per_device(params) and need.whole / 8 <= need.parameters < need.whole / 7
+    # two layers, keys and values, sixteen texts of 128 places, one of eight heads of width 16, four bytes
+    assert need.cache == 2 * 2 * 16 * 128 * 16 * 4 and need.cache < need.generation and need.scoring > 0
+    monkeypatch.setattr(
+        inference, "compile", lambda experiment, *_: need if experiment.mesh == Mesh(tensor=8) else None
+    )
+    config.save(experiment, tmp_path / "experiment.json")  # whose mesh is that of training
+    with pytest.raises(SystemExit) as ended:
+        plan.main([str(tmp_path / "experiment.json"), "--for", "evaluate", "--topology", "cpu:8", "--mesh.tensor", "8"])
+    assert ended.value.code == 0
+    assert "fits: evaluate CHECKPOINT --mesh.tensor 8 --dtype float32" in capsys.readouterr().out
+
+
+def test_an_evaluation_that_does_not_fit_is_refused_with_what_would(monkeypatch):
+    """Parameters that fill three chips and a half."""
+    whole = 3.5 * H100S.chip.memory
+
+    def fake(experiment, topology, dtype):
+        layout = sharding.layout(experiment.mesh, experiment.model)
+        parts = layout.mesh.shape["tensor"] * layout.mesh.shape["fsdp"]
+        return inference.Need(dict(layout.mesh.shape), 1, whole, whole / parts, 8, 1e9, 16, 1e9, 2e9)
+
+    monkeypatch.setattr(inference, "compile", fake)
+
+    def told(mesh):
+        text = io.StringIO()
+        code = inference.plan(
+            resolved(dataclasses.replace(SMALL, mesh=mesh)), H100S, "float32", Console(file=text, width=200)
+        )
+        return code, text.getvalue().splitlines()[-1]
+
+    # with the untrained baseline
+    assert told(Mesh()) == (0, "fits: evaluate CHECKPOINT --mesh.fsdp 4 --mesh.tensor 2 --dtype float32")
+    code, last = told(Mesh(tensor=2))
+    assert code == 1 and last.endswith("this would: --mesh.fsdp 4 --mesh.tensor 2")
+    whole *= 1.8
+    assert told(Mesh())[1].endswith("--mesh.fsdp 4 --mesh.tensor 2 --dtype float32 --untrained False")
+    whole *= 2
+    code, last = told(Mesh())
+    assert code == 1 and "more of them, or a shorter --data.length, might" in last
+    text, wide = io.StringIO(), dataclasses.replace(SMALL.model, width=2**15, depth=80, mlp=MLP(width=2**17))
+    large = resolved(dataclasses.replace(SMALL, model=wide, mesh=Mesh()))
+    assert inference.plan(large, H100S, "float32", Console(file=text, width=200)) == 1  # and nothing is compiled
+    least = re.search(r"in float32; (\d+) or more such chips would hold them, or half as many", text.getvalue())
+    assert int(least[1]) > H100S.chips
+
+
 needs_tpu_compiler = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="needs the TPU compiler: the extra tpu"
 )
@@ -185,7 +244,7 @@ needs_tpu_compiler = pytest.mark.skipif(
 @needs_tpu_compiler
 def test_an_axis_may_be_shorter_than_any_dimension_of_the_torus(monkeypatch):
     monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    devices = compiling._devices(chips.topology("v5p:8x8x8", 1))
+    devices = compiling.devices(chips.topology("v5p:8x8x8", 1))
     mesh = sharding.make_mesh(Mesh(data=1, fsdp=-1, tensor=4), devices)
     assert mesh.shape["fsdp"] == 128
     places = [device.coords for device in mesh.devices.reshape(-1, 4)[0]]

@@ -97,5 +97,5 @@ def test_a_read_only_disk_is_one_line_for_a_run_and_nothing_for_a_reader(small, 
             assert ended.stderr.startswith("error: Read-only file system") and ended.stderr.count("\n") == 1
     finally:
         subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
-    train(small, folder / "run", quiet())
+    train(small, folder / "run", quiet(), resume_schedule=True)
     assert checkpoint.steps(folder / "run")[-1] == STEPS

@@ -1,15 +1,19 @@
 """TensorBoard and its like can fail, block and come back; training goes on meanwhile."""
 
+import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from research import config
 from research.analysis import page
 from research.commands import train
 from research.config import Logging
+from research.data import tokenizers
 from research.errors import InputError
-from research.runs import side_channels, trainer
+from research.runs import run_folder, side_channels, trainer
 from research.runs.side_channels import Channel
 from research.runtime import processes
 
@@ -75,3 +79,17 @@ def test_a_report_that_cannot_be_written_is_named_and_the_run_is_complete(monkey
         monkeypatch.setattr(place, name, (lambda *_: 1 / 0) if done else (lambda *_: None))
     train.main(["configs/quickstart.py", "--workdir", "nowhere"])
     assert "the report could not be written: ZeroDivisionError" in capsys.readouterr().out
+
+
+def test_weights_and_biases_get_the_resolved_experiment_and_an_identity_that_no_other_run_has(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **settings: asked.append(settings)))
+    for name in ("first/run", "second/run"):  # of one name, in two folders
+        folder = tmp_path / name
+        experiment = config.Experiment(model=config.resolve(config.Model(width=32, depth=1), 64, 32))
+        run_folder.claim(folder, experiment, tokenizers.load("bytes"))
+        for _ in range(2):  # resumed
+            side_channels.WeightsAndBiases(folder, "project")
+    first, again, second, _ = asked
+    assert first == again and first["id"] != second["id"] and first["resume"] == "allow"
+    assert first["config"]["model"]["vocabulary"] == 128 and first["project"] == "project" and first["name"] == "run"

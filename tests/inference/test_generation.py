@@ -116,9 +116,9 @@ def test_special_tokens_are_never_said_but_to_end():
 
 def test_another_temperature_compiles_nothing(model):
     say(model, PROMPTS, temperature=1.0, top_p=0.9)
-    before = generation._extend._cache_size()
+    before = generation.extend._cache_size()
     say(model, PROMPTS, temperature=0.7, top_p=0.8, seed=5)
-    assert generation._extend._cache_size() == before
+    assert generation.extend._cache_size() == before
 
 
 def test_stop_strings_are_found_wherever_they_fall(model):

@@ -1,9 +1,11 @@
 """Launch scripts for GPUs, pods, buckets and Slurm: what they would run, and that they fail early."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -51,8 +53,12 @@ def test_gpus_are_chosen_by_number(tmp_path):
 GCLOUD = """
 echo "$@" >> "$CALLS"
 case "$*" in
+  *describe*labels*) [[ -f $STATE ]] && cat "$STATE.label" ;;
   *describe*) [[ -f $STATE ]] && cat "$STATE" ;;
-  *queued-resources\\ create*) [[ ! $REFUSED ]] || exit 1; echo ACTIVE > "$STATE" ;;
+  *queued-resources\\ create*)
+    [[ ! $REFUSED ]] || exit 1
+    echo ACTIVE > "$STATE"
+    sed 's/.*launched=\\([^ ]*\\).*/\\1/' <<<"$*" > "$STATE.label" ;;
   *queued-resources\\ delete*) rm "$STATE" ;;
   *\\ scp\\ *) tar -xzOf "$5" research/commit.txt > "$CALLS.commit" ;;
   *launch/mount.sh*) exit "$MOUNTS" ;;
@@ -79,6 +85,7 @@ def pod(tmp_path):
         (tmp_path / "state").unlink(missing_ok=True)
         if there:
             (tmp_path / "state").write_text("ACTIVE\n")
+            (tmp_path / "state.label").write_text("\n")
         ended = script("tpu_pod.sh", *POD, *BUCKET, *arguments, path=path, POLL_SECONDS="0", **variables)
         calls = (tmp_path / "calls").read_text().splitlines()
         verbs = [re.search(r"create|delete|scp|ssh", call) for call in calls if call.startswith("compute")]
@@ -112,7 +119,53 @@ def test_a_preempted_pod_is_made_again_and_a_lost_connection_is_taken_up(pod):
 
 def test_a_pod_that_could_not_be_made_is_told(pod):
     ended, verbs, _ = pod("--type", "v5p-128", *RUN, refused=True)
-    assert ended.returncode == 2 and "pod could not be made" in ended.stderr and verbs == ["create", "delete"]
+    assert ended.returncode == 2 and "pod could not be made" in ended.stderr and verbs == ["create"]
+
+
+def test_a_pod_is_left_followed_and_deleted_by_name(pod):
+    ended, verbs, left = pod("--type", "v5p-128", "--detach", *RUN)
+    assert ended.returncode == 0 and verbs == ["create", "scp", *3 * ["ssh"]] and left
+    for line in (
+        "--name pod --zone us-east5-a --follow",
+        "--name pod --zone us-east5-a --delete",
+        "gs://mine/logs/pod/",
+    ):
+        assert line in ended.stderr
+    ended, verbs, left = pod("--follow", ends=(255, 7), there=True)
+    assert ended.returncode == 7 and verbs == ["ssh", "ssh"] and left  # the connection was lost once
+    ended, verbs, left = pod("--delete", there=True)
+    assert ended.returncode == 0 and verbs == ["delete"] and not left
+    for wrong in (("--type", "v5p-8", "--spot", "--detach", *RUN), ("--follow", *RUN), ("--delete", "--follow")):
+        ended, verbs, left = pod(*wrong, there=True)
+        assert ended.returncode == 2 and ended.stderr.startswith("error: ") and verbs == [] and left
+
+
+def test_a_pod_that_somebody_else_has_made_meanwhile_stays(pod, tmp_path):
+    """As when the network fails after a request, and another start was faster."""
+    theirs = 'echo ACTIVE > "$STATE"; echo theirs > "$STATE.label"; exit 1; echo ACTIVE'
+    stub(tmp_path / "bin", "gcloud", GCLOUD.replace("echo ACTIVE", theirs))
+    ended, verbs, left = pod("--type", "v5p-128", *RUN)
+    assert ended.returncode == 2 and verbs == ["create"] and "nothing is deleted" in ended.stderr and left
+
+
+def test_logs_are_kept_of_every_start_and_copied_while_the_command_runs(tmp_path):
+    """Here, and in a folder that stands for the bucket."""
+    bucket = tmp_path / "bucket" / "logs"
+    for number, code in enumerate((0, 7)):
+        command = f"echo start {number}; until grep -qs 'start {number}' {bucket}/*; do sleep .01; done; exit {code}"
+        ended = subprocess.run(
+            [LAUNCH / "logged.sh", bucket, "bash", "-c", command],
+            cwd=tmp_path,
+            env={**os.environ, "COPY_SECONDS": "0.05"},
+            timeout=60,
+        )
+        assert ended.returncode == 0 and (tmp_path / "exit_code").read_text() == f"{code}\n"
+        assert (tmp_path / "log.txt").read_text() == f"start {number}\n"
+        (tmp_path / "log.txt").resolve().rename(tmp_path / "logs" / f"of {number}.txt")  # whatever the clock says
+        newest = max(bucket.iterdir(), key=lambda path: path.stat().st_mtime)
+        newest.rename(bucket / f"of {number}.txt")
+    for folder in (tmp_path / "logs", bucket):
+        assert [path.read_text() for path in sorted(folder.iterdir())] == ["start 0\n", "start 1\n"]
 
 
 def test_a_pod_of_somebody_else_is_never_deleted(pod):
@@ -248,6 +301,51 @@ def test_slurm_shows_what_it_would_run_and_refuses_what_it_could_not():
         ended = script("slurm.sbatch", *wrong)
         assert ended.returncode == 2 and told in ended.stderr
     assert "sbatch" in script("slurm.sbatch", "evaluate").stderr
+
+
+def test_a_dry_run_on_a_login_node_asks_slurm_and_checks_the_command(tmp_path):
+    """With an environment that has been made, and a Slurm that records what it is asked."""
+    for name in ("launch", "research", "configs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    stub(tmp_path / ".venv", "unused", "")
+    stub(tmp_path / ".venv" / "bin", "python", f'exec "{sys.executable}" "$@"')
+    path = stub(tmp_path / "bin", "sbatch", f'echo "$@" > {tmp_path}/asked; [[ "$*" != *--nodes=900* ]]')
+    where = {"path": path, "SLURM_SUBMIT_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    training = ("train", str(ROOT / "configs/quickstart.py"), "--workdir", "/shared/run")
+    shown = script("slurm.sbatch", "--dry-run", "--nodes=4", *training, **where)
+    assert shown.returncode == 0, shown.stderr
+    assert "--requeue" in shown.stdout and "--nodes=4" in shown.stdout and "srun " in shown.stdout
+    asked = (tmp_path / "asked").read_text()
+    assert asked.startswith("--test-only --nodes=4 ") and asked.rstrip().endswith(" ".join(training))
+    ended = script("slurm.sbatch", "--dry-run", *training, "--data.lenght", "3", **where)
+    assert ended.returncode == 2 and "error: there is no option --data.lenght" in ended.stderr
+    ended = script("slurm.sbatch", "--dry-run", "--nodes=900", *training, **where)
+    assert ended.returncode == 2 and "Slurm would not take this job" in ended.stderr
+
+
+def test_an_array_runs_each_command_of_a_sweep(tmp_path):
+    """The job of number N the N-th, with its quotes."""
+    sweep = tmp_path / "commands.txt"
+    lines = [f"./launch/local.sh train a.py --workdir runs/{n} --data.source 'text:it s {n}'" for n in (1, 2)]
+    sweep.write_text("# two runs\n" + "\n".join(lines) + "\n")
+    for name in ("research", "launch"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "launch" / "local.sh").touch()
+    (tmp_path / "launch" / "environment.sh").write_text("prepare() { :; }\n")
+    (tmp_path / "research" / "runtime").symlink_to(ROOT / "research" / "runtime")
+    path = stub(tmp_path / "bin", "srun", 'printf "%s\n" "$@"')
+    where = {"path": path, "SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "7"}
+    ended = script("slurm.sbatch", "--sweep", str(sweep), **where, SLURM_ARRAY_TASK_ID="2")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-5:] == ["a.py", "--workdir", "runs/2", "--data.source", "text:it s 2"]
+    for number, told in {
+        "3": "has 2 commands, and no number 3",
+        "": "--sweep needs an array: sbatch --array=1-2",
+    }.items():
+        ended = script("slurm.sbatch", "--sweep", str(sweep), **where, SLURM_ARRAY_TASK_ID=number)
+        assert ended.returncode != 0 and told in ended.stderr
+    shown = script("slurm.sbatch", "--dry-run", "--sweep", str(sweep), path=path, SLURM_SUBMIT_DIR=str(tmp_path))
+    assert shown.returncode == 0 and "--array=1-2" in shown.stdout and shown.stdout.count("-m research train a.py") == 2
 
 
 def test_local_commands_are_those_that_scripts_name():

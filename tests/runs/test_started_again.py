@@ -48,8 +48,13 @@ def test_what_a_run_can_go_on_with_and_what_it_cannot(small, run, tmp_path, monk
     monkeypatch.setattr(run_folder, "write_result", lambda *_: os.abort())  # it must not come to this
     monkeypatch.setattr(stopping, "notices", _stop_at(6))
     console = quiet()
-    with pytest.raises(SystemExit):
+    again = (
+        r"4 there, 8 here would raise the learning rate of step 5 from 0\.001 to 0\.0055; give --resume-schedule True"
+    )
+    with pytest.raises(InputError, match=again):
         train(changed(small, steps=8), run, console)
+    with pytest.raises(SystemExit):
+        train(changed(small, steps=8), run, console, resume_schedule=True)
     assert "not as before: schedule.steps: 4 there, 8 here" in said(console)
     assert checkpoint.steps(run)[-1] == 6
     assert not (run / "result.json").exists()  # the one of step 4 is no longer the result of this run
@@ -78,10 +83,10 @@ def test_other_data_under_the_same_name_is_refused_and_the_same_data_anew_is_not
     text.write_bytes(content + b"one line more\n")
     wanted = r"run on other data.*\n  causal, training: [\d,]+ documents .* there, .* here"
     with pytest.raises(InputError, match=wanted):
-        train(changed(small, steps=6), run, quiet())
+        train(changed(small, steps=6), run, quiet(), resume_schedule=True)
     text.write_bytes(content.replace(b"square", b"sqaure", 1))  # of the same length
     with pytest.raises(InputError, match="run on other data"):
-        train(changed(small, steps=6), run, quiet())
+        train(changed(small, steps=6), run, quiet(), resume_schedule=True)
     with pytest.raises(InputError, match="run on other data"):
         replay(small, run, 2, quiet())
     text.write_bytes(content)  # written again: the content counts, and not when it was written

@@ -39,7 +39,16 @@ def html(runs: Sequence[Run]) -> str:
         loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     data = {
-        "runs": [{"tokens": run.tokens_per_step, "flops": run.flops_per_step} for run in runs],
+        "runs": [
+            {
+                "name": run.name,
+                "tokens": run.tokens_per_step,
+                "flops": run.flops_per_step,
+                "hours": curves.hours(run),
+                "experiment": experiment,
+            }
+            for run, experiment in zip(runs, summary.seeds(runs), strict=True)
+        ],
         "charts": [asdict(chart) for chart in curves.charts(runs)],
         "colours": COLOURS,
     }
@@ -49,6 +58,7 @@ def html(runs: Sequence[Run]) -> str:
         data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
         overview=summary.overview(runs),
         settings=summary.settings(runs),
+        comparison=summary.comparison(runs),
         experiments=[json.dumps(config.to_dict(run.experiment), indent=2) for run in runs],
         samples=[summary.samples(run) for run in runs],
         evaluations=scores.evaluations(runs),
