@@ -158,15 +158,16 @@ def range_of(path: str) -> Range | None:
 def out_of_range(tree: Any) -> list[str]:
     """A line for each number of the tree that is not in its range, with the field, its value and the range."""
     found = []
-    for path, value in _numbers(tree, ""):
+    for path, value in leaves(tree):
         range_ = range_of(path)
-        if range_ is not None and value not in range_:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if number and range_ is not None and value not in range_:
             found.append(f"{path}: {value} is not {range_}")
     return found
 
 
-def _numbers(tree: Any, path: str) -> Iterator[tuple[str, float]]:
-    """Path and value of every number in a tree of dataclasses and tuples of them."""
+def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Path and value of everything in a tree of dataclasses and tuples that is neither."""
     for each in dataclasses.fields(tree):
         value, here = getattr(tree, each.name), f"{path}{each.name}"
         parts = {here: value}
@@ -174,6 +175,6 @@ def _numbers(tree: Any, path: str) -> Iterator[tuple[str, float]]:
             parts = {f"{here}.{number}": part for number, part in enumerate(value)}
         for where, part in parts.items():
             if dataclasses.is_dataclass(part):
-                yield from _numbers(part, f"{where}.")
-            elif isinstance(part, int | float) and not isinstance(part, bool):
+                yield from leaves(part, f"{where}.")
+            else:
                 yield where, part

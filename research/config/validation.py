@@ -5,6 +5,7 @@ depends on their memory in `training/memory.py`.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from typing import Any, get_type_hints
 
@@ -43,7 +44,7 @@ def _wrong_values(experiment: Experiment) -> list[str]:
     """Fields that are wrong by themselves."""
     wrong = [] if experiment.objectives else ["objectives: at least one is needed"]
     wrong += ranges.out_of_range(experiment)
-    wrong += [f"{path}: is empty; give a name, or None for none" for path in _empty_names(experiment, "")]
+    wrong += [f"{path}: is empty; give a name, or None for none" for path in _empty_names(experiment)]
     held_out = experiment.data.held_out
     if isinstance(held_out, str) and held_out.strip() and ":" not in held_out and held_out != "python-docs":
         share = ranges.RANGES["data.held_out"]
@@ -55,18 +56,12 @@ def _wrong_values(experiment: Experiment) -> list[str]:
     return wrong
 
 
-def _empty_names(tree: Any, path: str) -> Iterator[str]:
+def _empty_names(experiment: Experiment) -> Iterator[str]:
     """The path of every text that names something, but is empty apart from spaces, as of a variable that is not set."""
-    for each in dataclasses.fields(tree):
-        value, here = getattr(tree, each.name), f"{path}{each.name}"
-        parts = {here: value}
-        if isinstance(value, tuple):
-            parts = {f"{here}.{number}": part for number, part in enumerate(value)}
-        for where, part in parts.items():
-            if dataclasses.is_dataclass(part):
-                yield from _empty_names(part, f"{where}.")
-            elif isinstance(part, str) and not part.strip() and each.name not in TEXTS:
-                yield where
+    for path, value in ranges.leaves(experiment):
+        name = re.sub(r"\.\d+$", "", path).rpartition(".")[2]
+        if isinstance(value, str) and not value.strip() and name not in TEXTS:
+            yield path
 
 
 def _wrong_together(experiment: Experiment) -> list[str]:

@@ -150,22 +150,16 @@ def _compile(experiment: Experiment, topology: Topology, dtype: Dtype) -> Need:
     import jax.numpy as jnp
     import numpy as np
 
-    from research import models, objectives, sharding
+    from research import objectives, sharding
     from research.inference import batch_generation, generation, scoring
     from research.planning import memory
+    from research.runs import loading
 
     model = experiment.model
     if model.attention.implementation == "cudnn":  # only a GPU can compile it
         model = replace_fields(model, {"attention.implementation": "blocks"})
     layout = sharding.layout(experiment.mesh, model, compiling.devices(topology))
-    shapes = jax.eval_shape(partial(models.init, model), jax.random.key(0))
-    placed = sharding.parameter_shardings(layout, models.axes(model))
-
-    def like(leaf: Any, to: Any) -> jax.ShapeDtypeStruct:  # integers of a quantised base stay what they are
-        kept = dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype
-        return jax.ShapeDtypeStruct(leaf.shape, kept, sharding=to)
-
-    params = jax.tree.map(like, shapes, placed)
+    params = loading.abstract_params(model, layout, dtype)
     held = memory.per_device(params)
     length, source_length = experiment.data.length, experiment.data.source_length or experiment.data.length
 

@@ -40,20 +40,23 @@ def load(path: str, mesh: config.Mesh | None = None, dtype: Dtype = "float32") -
     if (folder / "experiment.json").exists():
         experiment = config.load(folder / "experiment.json")
         layout = None if mesh is None else sharding.layout(mesh, experiment.model)
-        params = checkpoint.restore_params(folder, _abstract(experiment.model, layout, dtype), step)
+        like = abstract_params(experiment.model, layout, dtype)
+        memory.check_parameters(like, dtype)
+        params = checkpoint.restore_params(folder, like, step)
         tokenizer = tokenizers.load(str(folder / "tokenizer"))
         return LanguageModel(experiment.model, params, tokenizer, experiment.objectives, layout)
     if folder.is_dir() and (folder / "checkpoints").exists():
         raise InputError(f"{folder} has checkpoints but no experiment.json: it is not a whole run folder")
     opened = interop.open_checkpoint(source)
     layout = None if mesh is None else sharding.layout(mesh, opened.model)
-    like = _abstract(opened.model, layout, dtype)
+    like = abstract_params(opened.model, layout, dtype)
+    memory.check_parameters(like, dtype)
     params = opened.params(None if layout is None else jax.tree.map(lambda leaf: leaf.sharding, like), dtype=dtype)
     return LanguageModel(opened.model, params, opened.tokenizer, trained_with(opened.model, opened.tokenizer), layout)
 
 
-def _abstract(model: Model, layout: Layout | None, dtype: Dtype) -> Any:
-    """Shapes, types and shardings of the parameters. Raises InputError if there is no memory for them."""
+def abstract_params(model: Model, layout: Layout | None, dtype: Dtype) -> Any:
+    """Shapes, types and shardings of a model's parameters when they are loaded; without a layout, on one device."""
     shapes = jax.eval_shape(partial(models.init, model), jax.random.key(0))
     here = SingleDeviceSharding(jax.local_devices()[0])
     placed = None if layout is None else sharding.parameter_shardings(layout, models.axes(model))
@@ -62,9 +65,7 @@ def _abstract(model: Model, layout: Layout | None, dtype: Dtype) -> Any:
         kept = dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype
         return jax.ShapeDtypeStruct(leaf.shape, kept, sharding=to)
 
-    found = jax.tree.map(like, shapes, placed or jax.tree.map(lambda _: here, shapes))
-    memory.check_parameters(found, dtype)
-    return found
+    return jax.tree.map(like, shapes, placed or jax.tree.map(lambda _: here, shapes))
 
 
 def split_step(path: str) -> tuple[str, int | None]:
