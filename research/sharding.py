@@ -42,6 +42,11 @@ class Layout:
     mesh: Mesh
     rules: Rules
 
+    def __str__(self) -> str:
+        """The axes that split something."""
+        sizes = [f"{axis} {size}" for axis, size in self.mesh.shape.items() if size > 1]
+        return "mesh " + (" x ".join(sizes) or "of one device")
+
     def extent(self, name: str | None) -> int:
         """Into how many parts a logical axis is split."""
         return math.prod(self.mesh.shape[axis] for axis in dict(self.rules).get(name or "", ()))

@@ -134,8 +134,7 @@ def where(model: LanguageModel) -> str:
     count, kind = jax.device_count(), jax.devices()[0].device_kind
     if model.layout is None:
         return f"on {kind}" if count == 1 else f"a copy on each of {count} x {kind}"
-    mesh = " x ".join(f"{axis} {size}" for axis, size in model.layout.mesh.shape.items() if size > 1)
-    return f"over {count} x {kind}, mesh {mesh}"
+    return f"over {count} x {kind}, {model.layout}"
 
 
 def rung(name: str, title: str, model: LanguageModel) -> dict[str, Any]:

@@ -23,12 +23,11 @@ def lines(run: Prepared, steps: int, at_peak: float) -> list[str]:
       at_peak: seconds that one would take at the devices' peak (`Meter.utilisation`).
     """
     experiment, compiled, devices = run.experiment, run.compiled, jax.devices()
-    mesh = " x ".join(f"{axis} {size}" for axis, size in compiled.layout.mesh.shape.items() if size > 1)
     leaves = models.flatten(compiled.state.params)
     frozen = sum(leaf.size for path, leaf in leaves.items() if path in compiled.frozen)
     trained = sum(leaf.size for leaf in leaves.values()) - frozen
     name, why = attention.implementation(experiment.model, experiment.data.length, experiment.step.compute_dtype)
-    where = f"{len(devices):,} x {devices[0].device_kind}, mesh {mesh or 'of one device'}"
+    where = f"{len(devices):,} x {devices[0].device_kind}, {compiled.layout}"
     found = [
         f"{where}, {experiment.step.compute_dtype}; {trained:,} parameters are trained, {frozen:,} frozen",
         f"attention: {name} ({why})",
