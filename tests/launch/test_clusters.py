@@ -295,8 +295,10 @@ def test_the_dockerfile_is_clean_and_copies_what_there_is():
 
 
 def test_slurm_shows_what_it_would_run_and_refuses_what_it_could_not():
-    shown = script("slurm.sbatch", "--dry-run", "train", "a.py", "--workdir", "/shared/run", SLURM_SUBMIT_DIR=str(ROOT))
-    assert shown.returncode == 0 and "-m research train a.py --workdir /shared/run" in shown.stdout
+    training = ("train", "configs/quickstart.py", "--workdir", "/shared/run")
+    shown = script("slurm.sbatch", "--dry-run", *training, SLURM_SUBMIT_DIR=str(ROOT))
+    assert shown.returncode == 0, shown.stderr
+    assert f"-m research {' '.join(training)}" in shown.stdout
     for wrong, told in {(): "which command?", ("train", "a.py"): "--workdir"}.items():
         ended = script("slurm.sbatch", *wrong)
         assert ended.returncode == 2 and told in ended.stderr
