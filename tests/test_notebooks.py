@@ -8,7 +8,7 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-QUICK = "01_loss"  # runs always; the others are slow
+QUICK = "02_attention"  # runs always; the others are slow
 
 
 def test_there_are_notebooks():

@@ -157,7 +157,7 @@ def undisturbed(longer, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_run_that_is_stopped_and_goes_on_equals_one_that_was_not(longer, undisturbed, tmp_path, number):
     """Stopped by a real signal at whatever step it is; then the rest is taken, bit for bit like an undisturbed run."""
     path, stopped = tmp_path / "experiment.json", tmp_path / "stopped"

@@ -96,6 +96,7 @@ def test_the_error_that_ended_one_process_is_named_by_the_others(experiment, tmp
     assert re.search(r"error: process 1 on .* has ended: OSError: .*No space left on device", said[0]), said[0]
 
 
+@pytest.mark.slow
 def test_any_number_of_processes_goes_on_and_the_losses_are_those_of_one(experiment, interrupted, tmp_path):
     folder, *_ = interrupted
     last = checkpoint.steps(folder)[-1] + 2

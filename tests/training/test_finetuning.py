@@ -111,7 +111,10 @@ CHANGED = {  # config -> which parameters it changes
 }
 
 
-@pytest.mark.parametrize("name", CHANGED)
+SLOW = {"finetune_lora_8bit": (pytest.mark.slow,)}  # four bits go the same way
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in CHANGED])
 def test_what_a_config_changes(name, llama, texts, tmp_path):
     _, result = tuned(name, llama, texts, tmp_path / "run")
     assert all(np.isfinite(losses["loss"]) for losses in result["objectives"].values())
